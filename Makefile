@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-fast lint bench
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.ready          ## the main job end to end on a sample shop
+	$(BIN)/audience-sync demo
+
+test: .venv/.ready          ## the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: .venv/.ready     ## without the slow half
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+bench: .venv/.ready         ## prints the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/baseline.py

@@ -1,0 +1,100 @@
+"""The command line. Every command is in a module of its own name and is loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from audience_sync import __version__
+from audience_sync.errors import AudienceSyncError
+
+COMMANDS = {
+    "init": "Write a commented jobs.yaml.",
+    "validate": "Check jobs.yaml; with --connect, the databases too.",
+    "plan": "Show what a sync would send; send and write nothing.",
+    "run": "Sync once, then exit.",
+    "status": "Show where things stand, and what to do.",
+    "listen": "Stand in for Tray workflows on this machine.",
+    "demo": "See a real run on a sample shop; needs nothing.",
+    "migrate": "Bring the state database to the current schema.",
+}
+
+
+class Commands(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"audience_sync.cli.{name}").command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from audience_sync.config.strict import did_you_mean
+
+            error.message = f"There is no command {args[0]!r}; {did_you_mean(args[0], COMMANDS)}"
+            raise
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="audience-sync")
+@click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path),
+    default=Path("jobs.yaml"),
+    show_default=True,
+    envvar="AUDIENCE_SYNC_CONFIG",
+    help="The file that says what to sync.",
+)
+@click.pass_context
+def cli(context: click.Context, config: Path) -> None:
+    """Tell Tray.io workflows at once who entered or left an audience."""
+    context.obj = config
+
+
+def errors() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point: every expected failure is one message and an exit code, never a traceback."""
+    arguments = sys.argv[1:]
+    try:
+        code = cli.main(args=arguments, prog_name="audience-sync", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.Abort:
+        errors().print("[red]interrupted[/]: what was recorded is kept; run again to go on")
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except AudienceSyncError as error:
+        for problem in error.problems():
+            errors().print(f"[red]error[/] {escape(str(problem))}")
+        if "--json" in arguments:
+            print_json({"errors": [problem.as_json() for problem in error.problems()]})
+        code = error.exit_code
+    except BrokenPipeError:
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,77 @@
+"""Reports of plan and run, for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from audience_sync.sync import ComputationReport, RunReport, instant_text
+
+_MARK = {
+    "succeeded": "[green]✓ succeeded[/]",
+    "undelivered": "[yellow]… undelivered[/]",
+    "held": "[yellow]‖ held[/]",
+    "failed": "[red]✗ failed[/]",
+    "skipped": "[yellow]– skipped[/]",
+}
+
+
+def show(report: RunReport, console: Console, *, planned: bool) -> None:
+    for job in report.jobs:
+        state = "[cyan]plan[/]" if planned and job.status == "succeeded" else _MARK[job.status]
+        console.print(f"\n[bold]{escape(job.name)}[/] as of {instant_text(report.as_of)}  {state}")
+        if job.computations:
+            table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+            table.add_column("audience or trait")
+            for title in ("size", "entered", "exited", "changed"):
+                table.add_column(title, justify="right")
+            table.add_column("")
+            for found in job.computations:
+                table.add_row(
+                    escape(found.key),
+                    f"{found.size:,}",
+                    _count(found.entered, "green", "+"),
+                    _count(found.exited, "red", "−"),
+                    _count(found.changed, "yellow", "~"),
+                    _remark(found, planned),
+                )
+            console.print(table)
+        if planned:
+            for found in job.computations:
+                for kind, ids in found.samples.items():
+                    console.print(f"    {escape(found.key)} {kind}: {escape(', '.join(ids))}", style="dim")
+            if not any(c.entered or c.exited or c.changed for c in job.computations):
+                console.print("  Nothing to do: everyone is where they were at the last sync.")
+        for delivery in job.deliveries:
+            words = [f"{delivery['delivered']:,} delivered in {delivery['seconds']:.1f} s"]
+            for word in ("pending", "dead", "superseded"):
+                if delivery[word]:
+                    words.append(f"[yellow]{delivery[word]:,} {word}[/]")
+            console.print(f"  → [bold]{escape(delivery['workflow'])}[/]  " + ", ".join(words))
+        if job.error:
+            for line in job.errors or [job.error]:
+                console.print(f"  [red]{escape(line)}[/]")
+            if job.status == "undelivered":
+                console.print("  What is pending is kept; the next run goes on with it.")
+        if any(c.held for c in job.computations):
+            console.print("  Held changes are not sent. Look at `audience-sync plan`; to send them: --allow-large-change")
+
+
+def _count(number: int, colour: str, sign: str) -> str:
+    return f"[{colour}]{sign}{number:,}[/]" if number else "·"
+
+
+def _remark(found: ComputationReport, planned: bool) -> str:
+    words = []
+    if found.removed:
+        words.append("no longer in jobs.yaml: " + ("its members are told false" if found.exited else "kept, nothing sent"))
+    if found.initial:
+        words.append("first sync")
+    if found.redefined:
+        words.append("definition changed")
+    if found.held:
+        words.append(f"[yellow]held: {found.held_because}[/]")
+    if found.skipped_ids:
+        words.append(f"{found.skipped_ids:,} rows without a user id left out")
+    return "; ".join(words)

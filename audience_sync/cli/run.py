@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from audience_sync.cli import errors, print_json
+from audience_sync.cli.options import as_of_option, instant_or_now, json_option
+from audience_sync.cli.progress import Bars
+from audience_sync.cli.report import show
+from audience_sync.config import load_config
+from audience_sync.sync import run
+
+
+def stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+    """The first SIGTERM or Ctrl-C lets what is in flight finish and writes down the rest; it stays pending."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+@click.command("run")
+@click.argument("jobs", nargs=-1)
+@as_of_option
+@click.option("--allow-large-change", is_flag=True, help="Send changes that the guard would hold.")
+@json_option
+@click.pass_obj
+def command(config: Path, jobs: tuple[str, ...], as_of: datetime | None, allow_large_change: bool, as_json: bool) -> None:
+    """Sync each JOB (default: all) once, then exit.
+
+    Exit code 0: all acknowledged; 1: something failed or is undelivered, and kept; 2: nothing was done, the
+    configuration is wrong; 3: held by the guard.
+    """
+    loaded = load_config(config)
+    with Bars() as bars:
+        report = run(
+            loaded,
+            jobs,
+            instant_or_now(as_of),
+            allow_large_change=allow_large_change,
+            progress=bars,
+            stopping=stop_on_signals,
+        )
+    if as_json:
+        print_json(report.as_json())
+        show(report, errors(), planned=False)
+    else:
+        show(report, Console(highlight=False, soft_wrap=True), planned=False)
+    raise click.exceptions.Exit(report.exit_code)

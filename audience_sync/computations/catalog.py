@@ -1,0 +1,42 @@
+"""The source's tables as they are, and clear words for those that are not there."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from audience_sync.config.strict import did_you_mean
+from audience_sync.errors import ConfigError
+
+
+class Catalog:
+    """Reflects each table once. `where` in its methods is what in jobs.yaml named the table or column."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.dialect = engine.dialect.name
+        self._tables: dict[str, sa.Table] = {}
+
+    def table(self, name: str, where: str) -> sa.Table:
+        if name not in self._tables:
+            schema, _, bare = name.rpartition(".")
+            try:
+                with self.engine.connect() as connection:
+                    self._tables[name] = sa.Table(
+                        bare, sa.MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False
+                    )
+            except sa.exc.NoSuchTableError:
+                with self.engine.connect() as connection:
+                    inspector = sa.inspect(connection)
+                    known = [*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)]
+                raise ConfigError(
+                    f"{where}: the source has no table {name!r}", did_you_mean(name, [n for n in known if n])
+                ) from None
+        return self._tables[name]
+
+    def column(self, table: sa.Table, name: str, where: str) -> sa.Column[object]:
+        if name in table.c:
+            return table.c[name]
+        raise ConfigError(
+            f"{where}: the table {table.name} has no column {name!r}", did_you_mean(name, [c.name for c in table.c])
+        )

@@ -1,0 +1,254 @@
+"""What jobs.yaml may say, as types (DESIGN, "jobs.yaml")."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from audience_sync.config.durations import DurationField
+from audience_sync.config.keys import snake_key
+from audience_sync.config.rules import Rule, Tests
+from audience_sync.config.schedule import local_zone, trigger
+from audience_sync.config.strict import Strict
+
+MOST_WORKFLOWS = 10
+
+
+def _database_url(value: str) -> str:
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        raise PydanticCustomError(
+            "database_url", "not a database URL; expected one such as sqlite:///shop.db or postgresql://user@host/shop"
+        ) from None
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise PydanticCustomError(
+            "database_url", "{name} is not a database this version knows; expected sqlite or postgresql", {"name": backend}
+        )
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise PydanticCustomError(
+            "database_url", "a database in memory forgets everything; expected a file: sqlite:///name.db"
+        )
+    return url.render_as_string(hide_password=False)
+
+
+def _web_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s\x00-\x1f]", value):
+        raise PydanticCustomError("web_url", "not a web address; expected one that starts with https://")
+    return value
+
+
+def _rate(value: object) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(s|sec|second|m|min|minute|h|hour))?\s*", str(value).lower())
+    if not match or float(match[1]) <= 0:
+        raise PydanticCustomError("rate", "expected a number of calls per time, such as 200/s or 5000/min")
+    return float(match[1]) / {"s": 1, "m": 60, "h": 3600}[(match[2] or "s")[0]]
+
+
+def _guard(value: object) -> float | None:
+    if value is False or str(value).lower() == "off":
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", str(value))
+    if not match:
+        raise PydanticCustomError("guard", "expected a share such as 50%, or off")
+    return float(match[1]) / 100
+
+
+def _on_remove(value: object) -> str:
+    if value in ("keep", "send false"):
+        return str(value)
+    raise PydanticCustomError("on_remove", "expected keep, or send false")
+
+
+def _seconds(value: object) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", str(value).lower())
+    if not match or float(match[1]) <= 0:
+        raise PydanticCustomError("seconds", "expected a time such as 15 s or 2 minutes")
+    unit = match[2] or "s"
+    return float(match[1]) * (0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]])
+
+
+SecondsField = Annotated[float, BeforeValidator(_seconds)]
+
+
+class EventTable(Strict):
+    """Where an event stands: a table with a row for each time somebody did it."""
+
+    table: str
+    user_id: str
+    at: str
+    name: str | None = None
+    """The column that holds the event's name; for `"*"`."""
+
+
+class People(Strict):
+    """A table with one row a person; its columns are the traits that rules read."""
+
+    table: str
+    user_id: str
+
+
+class Workflow(Strict):
+    """A Tray workflow, and how hard it may be driven."""
+
+    url: Annotated[str, AfterValidator(_web_url)]
+    shared_secret: str | None = None
+    rate: Annotated[float, BeforeValidator(_rate)] | None = None
+    """Calls a second."""
+    concurrency: int = Field(32, ge=1, le=1000)
+    """Calls in flight at once."""
+    timeout: SecondsField = 15.0
+    """Seconds for one whole attempt."""
+    connect_timeout: SecondsField = 5.0
+    ca_file: str | None = None
+
+
+class Named(Strict):
+    name: str
+    given_key: str | None = Field(None, alias="key")
+
+    @property
+    def key(self) -> str:
+        return self.given_key or snake_key(self.name)
+
+    @property
+    def definition(self) -> str:
+        """A fingerprint of what the computation computes; a new name or key alone does not change it."""
+        body = self.model_dump(mode="json", exclude={"name", "given_key"}, exclude_none=True)
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Named:
+        if self.given_key is not None and not re.fullmatch(r"[^\s\x00-\x1f\"\\]{1,200}", self.given_key):
+            raise PydanticCustomError("key", "expected a key without blanks, such as big_spenders")
+        if not self.key:
+            raise PydanticCustomError(
+                "key", "the name {name} holds no letter or digit to make a key of; give it a key:", {"name": repr(self.name)}
+            )
+        return self
+
+
+class MembershipTable(Strict):
+    """A table that lists members: one row of it that meets `where` is enough."""
+
+    name: str
+    user_id: str
+    where: Tests | None = None
+
+
+class Audience(Named):
+    """Who is in: by a rule, by SQL, or by a table."""
+
+    who: Rule | None = None
+    sql: str | None = None
+    table: MembershipTable | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Audience:
+        given = [word for word in ("who", "sql", "table") if getattr(self, word) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "audience",
+                "{found}; expected exactly one of who:, sql: or table:",
+                {"found": "has " + " and ".join(given) if given else "does not say who is in it"},
+            )
+        return self
+
+
+class Trait(Named):
+    """A value per user: `sql` selects user_id and value."""
+
+    sql: str
+
+
+class Job(Strict):
+    name: str
+    schedule: str | None = None
+    timezone: str | None = None
+    workflows: list[str] | None = None
+    audiences: list[Audience] = []
+    traits: list[Trait] = []
+    coalesce: bool = False
+    guard: Annotated[float | None, BeforeValidator(_guard)] = 0.5
+    """The share of members that may change in one sync; None lets any change pass."""
+    on_remove: Annotated[Literal["keep", "send false"], BeforeValidator(_on_remove)] = "keep"
+
+    @property
+    def key(self) -> str:
+        return snake_key(self.name)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Job:
+        if not self.key:
+            raise PydanticCustomError("key", "the name {name} holds no letter or digit", {"name": repr(self.name)})
+        try:
+            local_zone(self.timezone)
+            if self.schedule is not None:
+                trigger(self.schedule, self.timezone)
+        except ValueError as error:
+            raise PydanticCustomError("schedule", "{said}", {"said": str(error)}) from None
+        if self.workflows is not None and not self.workflows:
+            raise PydanticCustomError("workflows", "workflows: is an empty list; name one, or leave it out for all")
+        return self
+
+
+def _most_workflows(value: dict[str, Workflow]) -> dict[str, Workflow]:
+    if len(value) > MOST_WORKFLOWS:
+        raise PydanticCustomError(
+            "workflows", "{n} workflows; at most {most} are served", {"n": len(value), "most": MOST_WORKFLOWS}
+        )
+    return value
+
+
+def _version(value: Any) -> int:
+    if value not in (1, "1"):
+        raise PydanticCustomError("version", "expected version: 1")
+    return 1
+
+
+class Config(Strict):
+    """The whole of jobs.yaml."""
+
+    version: Annotated[int, BeforeValidator(_version)]
+    source: Annotated[str, AfterValidator(_database_url)]
+    state: Annotated[str, AfterValidator(_database_url)] = "sqlite:///audience_sync.db"
+    space: str | None = None
+    events: dict[str, EventTable] = {}
+    people: People | None = None
+    workflows: Annotated[dict[str, Workflow], AfterValidator(_most_workflows), Field(min_length=1)]
+    jobs: Annotated[list[Job], Field(min_length=1)]
+
+    _file: Path = PrivateAttr(default=Path("jobs.yaml"))
+
+    @property
+    def file(self) -> Path:
+        return self._file
+
+    def audience(self, name: str) -> Audience | None:
+        """An audience of any job, by name or key."""
+        named = [a for job in self.jobs for a in job.audiences]
+        return next((a for a in named if a.name == name), next((a for a in named if a.key == name), None))
+
+    def job_workflows(self, job: Job) -> list[str]:
+        return list(self.workflows) if job.workflows is None else list(dict.fromkeys(job.workflows))
+
+
+Computed = Union[Audience, Trait]

@@ -1,0 +1,44 @@
+"""The base of every model of jobs.yaml: unknown keys are told with what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+
+from audience_sync.config.yaml_file import Document, Located
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? ` or what is known, when nothing is near."""
+    names = list(known)
+    folded = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {folded[near[0]]!r}?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    return f"known here: {shown}"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys_only(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, Located) or not isinstance(info.context, Document):
+            return data
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        for key in data:
+            if key not in known:
+                info.context.problems.append(
+                    info.context.problem(
+                        (*data.path, key), f"{key!r} is not known here", did_you_mean(key, known), of_key=True
+                    )
+                )
+        # a key left blank is a key not given
+        return {key: value for key, value in data.items() if key in known and value is not None}

@@ -1,0 +1,139 @@
+"""Engines for source and state, and database errors as one sentence a person can act on."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+
+from audience_sync.errors import AudienceSyncError, ConfigError, DatabaseError
+from audience_sync.redact import database_address
+
+BUSY_SECONDS = 120
+CHUNK_ROWS = 20_000
+
+# Failures to connect that are mistakes in the URL, so that waiting and trying again cannot help.
+_MISCONFIGURED = re.compile(
+    r"password authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
+    r"|no pg_hba.conf entry|could not translate host name|failed to resolve host|unable to open database file"
+    r"|permission denied for database",
+    re.IGNORECASE,
+)
+
+
+def is_sqlite(url: str) -> bool:
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+def sqlite_path(url: str) -> Path:
+    return Path(make_url(url).database or "")
+
+
+def open_source(url: str) -> Engine:
+    """An engine that cannot write: SQLite opens the file read-only, PostgreSQL's transactions are read-only."""
+    if is_sqlite(url):
+        path = sqlite_path(url)
+        if not path.exists():
+            raise ConfigError(f"source: there is no file {path.name}", "give source: the path of an existing database")
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+        return sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool)
+    engine = _postgresql(url)
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def open_state(url: str, attach: str | None = None) -> Engine:
+    """The state's engine. `attach` names a SQLite source to be read, read-only, through the same connection.
+
+    On SQLite every commit reaches the disk (synchronous=FULL): a sync that a power cut undoes after its
+    changes were sent would hand their sequence numbers, and so their messageIds, to other changes.
+    """
+    if not is_sqlite(url):
+        return _postgresql(url)
+    path = sqlite_path(url)
+    if not path.parent.is_dir():
+        raise ConfigError(f"state: there is no folder {path.parent.name}/", "make it, or give state: another path")
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(
+            f"{path.as_uri()}?mode=rwc", uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        ),
+        poolclass=sa.pool.NullPool,
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA temp_store = FILE")
+        cursor.execute("PRAGMA cache_size = -65536")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if attach is not None:
+            cursor.execute("ATTACH DATABASE ? AS source", (f"{sqlite_path(attach).as_uri()}?mode=ro",))
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later may find that another has written in between and
+        # fail; one that means to write says so at once and waits for its turn.
+        immediate = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    return sa.create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=15,
+        max_overflow=15,
+        connect_args={"connect_timeout": 10, "options": "-c timezone=UTC", "application_name": "audience-sync"},
+    )
+
+
+@contextmanager
+def writing(connection: Connection) -> Iterator[Connection]:
+    """One transaction on this connection that is going to write; committed at the end, or rolled back whole."""
+    if connection.in_transaction():
+        connection.commit()
+    connection.execution_options(write=True)
+    try:
+        with connection.begin():
+            yield connection
+    finally:
+        connection.execution_options(write=False)
+
+
+def one_line(error: BaseException) -> str:
+    """What a driver said, in one line, without the statement and its parameters."""
+    said = getattr(error, "orig", None) or error
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    text = lines[0] if lines else type(said).__name__
+    return re.sub(r"://[^\s/@]*@", "://…@", text)
+
+
+@contextmanager
+def told(role: str, url: str) -> Iterator[None]:
+    """Turns a driver's error into ConfigError (the URL is wrong) or DatabaseError (the database failed)."""
+    try:
+        yield
+    except AudienceSyncError:
+        raise
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        said = one_line(error)
+        place = f"{role}: {database_address(url)}: {said}"
+        if _MISCONFIGURED.search(str(getattr(error, "orig", error))):
+            raise ConfigError(place, f"check {role}: in jobs.yaml and the variables that it reads") from error
+        raise DatabaseError(place) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{role}: {database_address(url)}: its driver {error.name!r} is not installed") from error

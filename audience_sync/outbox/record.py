@@ -1,0 +1,148 @@
+"""Moving `synced` forward and writing the outbox, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.diff import EXITED, changes
+from audience_sync.snapshot import snapshot
+from audience_sync.state.tables import meta, outbox, routes, synced
+
+NEVER_EQUAL = ""
+"""`previous` of a row that must be sent whatever the workflow was told before: no JSON text is empty."""
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait until no other transaction writes the outbox. SQLite has one writer anyway."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(meta.c.value).where(meta.c.name == "state_id").with_for_update())
+
+
+def head(connection: Connection) -> int:
+    return connection.execute(sa.select(sa.func.coalesce(sa.func.max(outbox.c.seq), 0))).scalar_one()
+
+
+def record(
+    connection: Connection,
+    *,
+    sync_id: int,
+    computation_id: int,
+    klass: str,
+    initial: bool,
+    workflow_ids: Sequence[int],
+) -> int:
+    """Write what `diff.compare` found; returns the outbox's last sequence number. Call it in a transaction.
+
+    A workflow that hears of the computation for the first time is sent all of `synced` as it is after this sync,
+    in rows of its own, and takes part in the shared rows only from then on.
+    """
+    take_turn(connection)
+    audience = klass == "audience"
+    known = set(
+        connection.execute(sa.select(routes.c.workflow_id).where(routes.c.computation_id == computation_id)).scalars()
+    )
+    new = [workflow for workflow in workflow_ids if workflow not in known]
+    if gone := known - set(workflow_ids):
+        connection.execute(
+            sa.delete(routes).where(routes.c.computation_id == computation_id, routes.c.workflow_id.in_(gone))
+        )
+    start = head(connection)
+    if initial:
+        null = sa.cast(sa.null(), sa.Text)
+        told: Any = sa.literal("true") if audience else snapshot.c.value
+        before: Any = null if audience else sa.literal("null")
+        _insert(connection, sync_id, computation_id, snapshot, told, before)
+        connection.execute(
+            sa.insert(synced).from_select(
+                ["computation_id", "user_id", "value"],
+                sa.select(sa.literal(computation_id, sa.BigInteger), snapshot.c.user_id, snapshot.c.value).order_by(
+                    snapshot.c.user_id
+                ),
+            )
+        )
+    else:
+        exited = changes.c.kind == EXITED
+        if audience:
+            told, before = sa.case((exited, "false"), else_="true"), sa.cast(sa.null(), sa.Text)
+        else:
+            told = sa.case((exited, "null"), else_=changes.c.value)
+            before = sa.func.coalesce(changes.c.previous, "null")
+        if known & set(workflow_ids):
+            _insert(connection, sync_id, computation_id, changes, told, before)
+        connection.execute(
+            sa.delete(synced).where(
+                synced.c.computation_id == computation_id, synced.c.user_id.in_(sa.select(changes.c.user_id))
+            )
+        )
+        connection.execute(
+            sa.insert(synced).from_select(
+                ["computation_id", "user_id", "value"],
+                sa.select(sa.literal(computation_id, sa.BigInteger), changes.c.user_id, changes.c.value)
+                .where(~exited)
+                .order_by(changes.c.user_id),
+            )
+        )
+    since = start if initial else head(connection)
+    for workflow in new:
+        connection.execute(
+            sa.insert(routes).values(workflow_id=workflow, computation_id=computation_id, since_seq=since)
+        )
+        if not initial:
+            _send_all(connection, sync_id, computation_id, audience, workflow)
+    return head(connection)
+
+
+def record_removal(connection: Connection, *, sync_id: int, computation_id: int, klass: str) -> int:
+    """Tell all members of a removed computation false (null for a trait), and forget that they were synced."""
+    take_turn(connection)
+    members = sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
+    audience = klass == "audience"
+    _insert(
+        connection,
+        sync_id,
+        computation_id,
+        members,
+        sa.literal("false" if audience else "null"),
+        sa.cast(sa.null(), sa.Text) if audience else members.c.value,
+    )
+    connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
+    return head(connection)
+
+
+def _insert(
+    connection: Connection, sync_id: int, computation_id: int, rows: sa.FromClause, value: Any, previous: Any
+) -> None:
+    connection.execute(
+        sa.insert(outbox).from_select(
+            ["computation_id", "sync_id", "user_id", "value", "previous"],
+            sa.select(
+                sa.literal(computation_id, sa.BigInteger),
+                sa.literal(sync_id, sa.BigInteger),
+                rows.c.user_id,
+                value,
+                previous,
+            ).order_by(rows.c.user_id),
+        )
+    )
+
+
+def _send_all(connection: Connection, sync_id: int, computation_id: int, audience: bool, workflow: int) -> None:
+    connection.execute(
+        sa.insert(outbox).from_select(
+            ["computation_id", "sync_id", "workflow_id", "user_id", "value", "previous"],
+            sa.select(
+                sa.literal(computation_id, sa.BigInteger),
+                sa.literal(sync_id, sa.BigInteger),
+                sa.literal(workflow, sa.BigInteger),
+                synced.c.user_id,
+                sa.literal("true") if audience else synced.c.value,
+                sa.literal(NEVER_EQUAL),
+            )
+            .where(synced.c.computation_id == computation_id)
+            .order_by(synced.c.user_id),
+        )
+    )

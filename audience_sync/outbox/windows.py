@@ -1,0 +1,160 @@
+"""Windows: the stretch of outbox that a workflow works through, with what need not be sent taken out of it.
+
+A window is opened when nothing of the workflow is in flight: at the start of each run, and when the last one is
+worked through. For each (computation, user) with undelivered changes up to the outbox's head:
+
+1. all but the newest are passed over: the receiver must end at the newest value, and would be told an older one
+   for nothing;
+2. where a leftover waits, it takes over the newest value and all rows are passed over: one delivery at a time for a
+   (workflow, computation, user), or a retry could overtake;
+3. where the changes end at the value the workflow already has (out and in again while it was away), all are passed
+   over: it must not be told what it was told last. This holds only for rows beyond the previous window's end:
+   earlier ones may have been attempted, or stand for others passed over before them, so what the workflow has
+   is not certain.
+
+Rows passed over are listed in `passed_over`, so that a crash in the middle of a window changes none of these decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement
+from sqlalchemy.engine import Connection
+
+from audience_sync.outbox.record import head
+from audience_sync.state.tables import leftovers, outbox, passed_over, routes, workflows
+
+
+def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
+    """The outbox joined with the workflow's routes, and the condition that a row is for it."""
+    joined = outbox.join(
+        routes, sa.and_(routes.c.computation_id == outbox.c.computation_id, routes.c.workflow_id == workflow_id)
+    )
+    meant = sa.or_(
+        outbox.c.workflow_id == workflow_id,
+        sa.and_(outbox.c.workflow_id.is_(None), outbox.c.seq > routes.c.since_seq),
+    )
+    return joined, meant
+
+
+def is_passed_over(workflow_id: int) -> ColumnElement[bool]:
+    return (
+        sa.exists()
+        .where(passed_over.c.workflow_id == workflow_id, passed_over.c.seq == outbox.c.seq)
+        .correlate(outbox)
+    )
+
+
+def open_window(connection: Connection, workflow_id: int) -> tuple[int, dict[int, int]]:
+    """Open the next window up to the outbox's head, in the caller's transaction.
+
+    Returns its end and how many rows of each computation were superseded.
+    """
+    cursor, last_end = connection.execute(
+        sa.select(workflows.c.cursor, workflows.c.window_end).where(workflows.c.id == workflow_id)
+    ).one()
+    end = max(head(connection), last_end)
+    if end == last_end:
+        return end, {}
+    superseded: dict[int, int] = {}
+    if _may_repeat(connection, workflow_id, cursor):
+        superseded = _take_out(connection, workflow_id, cursor, last_end, end)
+    connection.execute(sa.update(workflows).where(workflows.c.id == workflow_id).values(window_end=end))
+    return end, superseded
+
+
+def _may_repeat(connection: Connection, workflow_id: int, cursor: int) -> bool:
+    """Whether some (computation, user) can occur twice: not when each computation's rows are of one sync."""
+    if connection.execute(
+        sa.select(leftovers.c.seq).where(leftovers.c.workflow_id == workflow_id).limit(1)
+    ).first():
+        return True
+    joined, meant = routed(workflow_id)
+    per_computation = (
+        sa.select(outbox.c.computation_id)
+        .select_from(joined)
+        .where(outbox.c.seq > cursor, meant)
+        .group_by(outbox.c.computation_id)
+        .having(sa.func.min(outbox.c.sync_id) != sa.func.max(outbox.c.sync_id))
+    )
+    return connection.execute(per_computation.limit(1)).first() is not None
+
+
+def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: int, end: int) -> dict[int, int]:
+    joined, meant = routed(workflow_id)
+    same: Any = {"partition_by": (outbox.c.computation_id, outbox.c.user_id)}
+    other = sa.case((outbox.c.value == "true", "false"), else_="true")
+    told_before = sa.func.coalesce(outbox.c.previous, other)
+    chain = (
+        sa.select(
+            outbox.c.seq,
+            outbox.c.computation_id,
+            outbox.c.user_id,
+            outbox.c.sync_id,
+            outbox.c.value,
+            sa.func.min(outbox.c.seq).over(**same).label("oldest"),
+            sa.func.max(outbox.c.seq).over(**same).label("newest"),
+            sa.func.first_value(told_before).over(order_by=outbox.c.seq, **same).label("before"),
+            sa.func.first_value(outbox.c.value).over(order_by=outbox.c.seq.desc(), **same).label("after"),
+        )
+        .select_from(joined)
+        .where(outbox.c.seq > cursor, outbox.c.seq <= end, meant, ~is_passed_over(workflow_id))
+        .subquery("chain")
+    )
+    waiting = (
+        sa.exists()
+        .where(
+            leftovers.c.workflow_id == workflow_id,
+            leftovers.c.computation_id == chain.c.computation_id,
+            leftovers.c.user_id == chain.c.user_id,
+        )
+        .correlate(chain)
+    )
+    cancelled = sa.and_(chain.c.oldest > last_end, chain.c.before == chain.c.after)
+    unneeded = sa.or_(chain.c.seq != chain.c.newest, cancelled, waiting)
+    superseded = dict(
+        connection.execute(
+            sa.select(chain.c.computation_id, sa.func.count()).where(unneeded).group_by(chain.c.computation_id)
+        )
+        .tuples()
+        .all()
+    )
+    if not superseded:
+        return {}
+    connection.execute(
+        sa.insert(passed_over).from_select(
+            ["workflow_id", "seq"], sa.select(sa.literal(workflow_id, sa.BigInteger), chain.c.seq).where(unneeded)
+        )
+    )
+    # The rows are passed over by now, so the leftovers' newest values are looked up among all rows of the window.
+    newest = (
+        sa.select(outbox.c.computation_id, outbox.c.user_id, sa.func.max(outbox.c.seq).label("seq"))
+        .select_from(joined)
+        .where(outbox.c.seq > cursor, outbox.c.seq <= end, meant)
+        .group_by(outbox.c.computation_id, outbox.c.user_id)
+        .subquery("newest")
+    )
+    takes_over = (
+        sa.select(outbox.c.seq, outbox.c.sync_id, outbox.c.value, outbox.c.computation_id, outbox.c.user_id)
+        .select_from(outbox.join(newest, newest.c.seq == outbox.c.seq))
+        .subquery("takes_over")
+    )
+    connection.execute(
+        sa.update(leftovers)
+        .where(
+            leftovers.c.workflow_id == workflow_id,
+            leftovers.c.computation_id == takes_over.c.computation_id,
+            leftovers.c.user_id == takes_over.c.user_id,
+            leftovers.c.seq < takes_over.c.seq,
+        )
+        .values(
+            seq=takes_over.c.seq,
+            sync_id=takes_over.c.sync_id,
+            value=takes_over.c.value,
+            attempts=0,
+            dead_at=None,
+        )
+    )
+    return superseded

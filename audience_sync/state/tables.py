@@ -1,0 +1,139 @@
+"""The tables of `state`. All carry one prefix, so that state may live in the source's own database.
+
+User ids are compared to the letter: `COLLATE "C"` on PostgreSQL, BINARY (its default) on SQLite. It is also
+the order in which indexes are merged, so that no sort by locale stands between two of them.
+Values are JSON texts, spliced into the identify call as they stand.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+PREFIX = "audience_sync_"
+metadata = sa.MetaData()
+
+Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+UserId = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+Instant = sa.DateTime(timezone=False)
+"""UTC, naive: SQLite has no zones, and a column that means two things is a trap."""
+
+meta = sa.Table(
+    PREFIX + "meta",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+computations = sa.Table(
+    PREFIX + "computations",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("class", sa.Text, nullable=False),
+    sa.Column("job", sa.Text, nullable=False),
+    sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("first_sync_id", Id),
+    sa.Column("last_as_of", Instant),
+    sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("removed_at", Instant),
+)
+
+synced = sa.Table(
+    PREFIX + "synced",
+    metadata,
+    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("user_id", UserId, primary_key=True),
+    sa.Column("value", sa.Text),  # NULL for a member of an audience
+    sqlite_with_rowid=False,
+)
+
+syncs = sa.Table(
+    PREFIX + "syncs",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("token", sa.Text, nullable=False),  # random: see outbox.message_id
+    sa.Column("job", sa.Text, nullable=False),
+    sa.Column("as_of", Instant, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),
+    sqlite_autoincrement=True,
+)
+
+results = sa.Table(
+    PREFIX + "results",
+    metadata,
+    sa.Column("sync_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("initial", sa.Boolean, nullable=False),
+    sa.Column("held", sa.Boolean, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("entered", sa.BigInteger, nullable=False),
+    sa.Column("exited", sa.BigInteger, nullable=False),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Column("skipped_ids", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("last_seq", Id, nullable=False),
+)
+
+workflows = sa.Table(
+    PREFIX + "workflows",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("cursor", Id, nullable=False),
+    sa.Column("window_end", Id, nullable=False),
+    sa.Column("last_ack_at", Instant),
+    sa.Column("last_error_at", Instant),
+    sa.Column("last_error", sa.Text),
+    sa.Column("removed_at", Instant),
+)
+
+routes = sa.Table(
+    PREFIX + "routes",
+    metadata,
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("since_seq", Id, nullable=False),
+)
+
+outbox = sa.Table(
+    PREFIX + "outbox",
+    metadata,
+    sa.Column("seq", Id, primary_key=True, autoincrement=True),
+    sa.Column("computation_id", Id, nullable=False),
+    sa.Column("sync_id", Id, nullable=False),
+    sa.Column("workflow_id", Id),  # NULL: for every workflow that has a route
+    sa.Column("user_id", UserId, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("previous", sa.Text),  # of traits; an audience's is the other of true and false
+    sqlite_autoincrement=True,
+)
+
+passed_over = sa.Table(
+    PREFIX + "passed_over",
+    metadata,
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("seq", Id, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+leftovers = sa.Table(
+    PREFIX + "leftovers",
+    metadata,
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("user_id", UserId, primary_key=True),
+    sa.Column("seq", Id, nullable=False),
+    sa.Column("sync_id", Id, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("first_attempt_at", Instant, nullable=False),
+    sa.Column("next_attempt_at", Instant, nullable=False),
+    sa.Column("status_code", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("dead_at", Instant),
+    sa.Index(PREFIX + "leftovers_due", "workflow_id", "next_attempt_at"),
+)
