@@ -23,7 +23,7 @@ def show(report: RunReport, console: Console, *, planned: bool) -> None:
         console.print(f"\n[bold]{escape(job.name)}[/] as of {instant_text(report.as_of)}  {state}")
         if job.computations:
             table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
-            table.add_column("audience or trait")
+            table.add_column("audience or trait", overflow="fold", no_wrap=False, min_width=24)
             for title in ("size", "entered", "exited", "changed"):
                 table.add_column(title, justify="right")
             table.add_column("")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from audience_sync.cli import print_json
+from audience_sync.cli.options import json_option
+from audience_sync.config import load_config
+from audience_sync.status import look
+
+
+@click.command("status")
+@json_option
+@click.pass_obj
+def command(config: Path, as_json: bool) -> None:
+    """Show where things stand: what is behind, why, and what to do."""
+    found = look(load_config(config))
+    if as_json:
+        print_json(found)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for job in found["jobs"]:
+        last = job["last_sync"]
+        when = f"last sync {last['status']}, as of {last['as_of']}" if last else "never synced"
+        console.print(f"\n[bold]{escape(job['name'])}[/]  {when}" + ("" if job["in_config"] else "  [yellow]not in jobs.yaml[/]"))
+        for item in job["computations"]:
+            remarks = [word for word in ("held", "removed") if item[word]]
+            console.print(
+                f"  {escape(item['key'])}  {item['size']:,}" + (f"  [yellow]{', '.join(remarks)}[/]" if remarks else "")
+            )
+    if found["workflows"]:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for title in ("workflow", "pending", "dead", "last acknowledged", "last error"):
+            table.add_column(title, justify="right" if title in ("pending", "dead") else "left", overflow="fold")
+        for item in found["workflows"]:
+            table.add_row(
+                escape(item["workflow"]),
+                f"{item['pending']:,}",
+                f"{item['dead']:,}",
+                (item["last_acknowledged_at"] or "never")[:19],
+                escape(item["last_error"] or ""),
+            )
+        console.print()
+        console.print(table)
+    console.print()
+    if found["advice"]:
+        for advice in found["advice"]:
+            console.print(f"[yellow]→[/] {escape(advice)}")
+    else:
+        console.print("[green]✓[/] nothing is behind; nothing to do")
