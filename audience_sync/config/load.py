@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
-from audience_sync.config.model import Audience, Config
-from audience_sync.config.rules import RULE_WORDS, All, Any_, Did, Has, In, Not, Rule
+from audience_sync.config.keys import snake_key
+from audience_sync.config.model import Config
+from audience_sync.config.rules import RULE_WORDS
 from audience_sync.config.strict import did_you_mean
 from audience_sync.config.yaml_file import Document, Path_, read_yaml
 from audience_sync.errors import ConfigError, Problem
@@ -51,8 +52,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
             problem = _problem(document, found)
             if (problem.line, problem.column) not in told:  # an unset variable explains itself
                 document.problems.append(problem)
-    else:
-        document.problems.extend(_cross_check(config, document))
+    document.problems.extend(_cross_check(document))
     if config is None or document.problems:
         unique = {str(problem): problem for problem in document.problems}
         raise ConfigError(sorted(unique.values(), key=lambda p: (p.file, p.line, p.column)))
@@ -124,99 +124,109 @@ def _value(document: Document, path: Path_) -> Any:
     return value
 
 
-def _cross_check(config: Config, document: Document) -> Iterator[Problem]:
-    """What no single value can show: names that refer to other names."""
+def _cross_check(document: Document) -> Iterator[Problem]:
+    """What no single value can show: names that refer to other names.
+
+    It reads the file as written, not the models, so that it has its say even when other things are wrong too.
+    """
+    data = document.data
+    workflows, events = _mapping(data.get("workflows")), _mapping(data.get("events"))
+    jobs = [(("jobs", j), _mapping(job)) for j, job in enumerate(_list(data.get("jobs")))]
+    audiences: dict[str, Any] = {}
     seen_jobs: dict[str, str] = {}
     seen_keys: dict[str, str] = {}
-    audiences: dict[str, Audience] = {}
-    for j, job in enumerate(config.jobs):
-        here: Path_ = ("jobs", j)
-        if job.key in seen_jobs:
+    for here, job in jobs:
+        name = str(job.get("name", ""))
+        key = snake_key(name)
+        if key in seen_jobs:
             yield document.problem(
-                (*here, "name"), f"two jobs are called {job.key}", f"the other is {seen_jobs[job.key]!r}; rename one"
+                (*here, "name"), f"two jobs are called {key}", f"the other is {seen_jobs[key]!r}; rename one"
             )
-        seen_jobs.setdefault(job.key, job.name)
-        if not job.audiences and not job.traits:
+        elif key:
+            seen_jobs[key] = name
+        if job and not job.get("audiences") and not job.get("traits"):
             yield document.problem(here, "the job computes nothing", "give it audiences: or traits:")
-        for w, workflow in enumerate(job.workflows or []):
-            if workflow not in config.workflows:
+        for w, workflow in enumerate(_list(job.get("workflows"))):
+            if workflow not in workflows:
                 yield document.problem(
-                    (*here, "workflows", w),
-                    f"there is no workflow {workflow!r}",
-                    did_you_mean(workflow, config.workflows),
+                    (*here, "workflows", w), f"there is no workflow {workflow!r}", did_you_mean(str(workflow), workflows)
                 )
-        for group, members in (("audiences", job.audiences), ("traits", job.traits)):
-            for i, computed in enumerate(members):
-                if computed.key in seen_keys:
-                    field = "key" if computed.given_key else "name"
+        for group in ("audiences", "traits"):
+            for i, computed in enumerate(map(_mapping, _list(job.get(group)))):
+                name = str(computed.get("name", ""))
+                field = "key" if computed.get("key") else "name"
+                key = str(computed.get("key") or snake_key(name))
+                if key in seen_keys:
                     yield document.problem(
                         (*here, group, i, field),
-                        f"the key {computed.key} is already that of {seen_keys[computed.key]!r}",
+                        f"the key {key} is already that of {seen_keys[key]!r}",
                         "rename one, or give one of them a key:",
                     )
-                seen_keys.setdefault(computed.key, computed.name)
-                if isinstance(computed, Audience):
-                    audiences.setdefault(computed.name, computed)
-    for j, job in enumerate(config.jobs):
-        for i, audience in enumerate(job.audiences):
-            path: Path_ = ("jobs", j, "audiences", i, "who")
-            if audience.who is not None:
-                yield from _check_rule(config, document, audience.who, path)
-                if cycle := _cycle(config, audience, []):
-                    yield document.problem(
-                        path, "goes round in a circle: " + " → ".join(cycle), "take one of these in: out"
-                    )
+                elif key:
+                    seen_keys[key] = name
+                if group == "audiences" and name:
+                    audiences.setdefault(name, computed)
+                    audiences.setdefault(key, computed)
+    names = [str(computed["name"]) for computed in {id(c): c for c in audiences.values()}.values()]
+    for here, job in jobs:
+        for i, audience in enumerate(map(_mapping, _list(job.get("audiences")))):
+            path = (*here, "audiences", i, "who")
+            for place, rule in _rules(audience.get("who"), path):
+                yield from _check_names(document, place, rule, events, audiences, names)
+            if cycle := _cycle(audiences, audience, []):
+                yield document.problem(path, "goes round in a circle: " + " → ".join(cycle), "take one of these in: out")
+    if "*" in events and not _mapping(events["*"]).get("name"):
+        yield document.problem(
+            ("events", "*"), "'*' needs name:, the column that holds the event's name", "add name: event"
+        )
 
 
-def _check_rule(config: Config, document: Document, rule: Rule, path: Path_) -> Iterator[Problem]:
-    if isinstance(rule, Did):
-        if rule.did not in config.events and "*" not in config.events:
-            known = [name for name in config.events]
-            yield document.problem(
-                (*path, "did"),
-                f"the event {rule.did!r} is not under events:",
-                did_you_mean(rule.did, known) if known else "add events: with its table, user_id and at",
-            )
-        elif rule.did not in config.events and config.events["*"].name is None:
-            yield document.problem(
-                ("events", "*"), "'*' needs name:, the column that holds the event's name", "add name: event"
-            )
-    elif isinstance(rule, Has):
-        if config.people is None:
-            yield document.problem(
-                (*path, "has"), "has: reads people:, which is not given", "add people: {table: …, user_id: …}"
-            )
-    elif isinstance(rule, In):
-        if config.audience(rule.in_) is None:
-            known = [a.name for job in config.jobs for a in job.audiences]
-            yield document.problem((*path, "in"), f"there is no audience {rule.in_!r}", did_you_mean(rule.in_, known))
-    elif isinstance(rule, All):
-        for i, part in enumerate(rule.all_):
-            yield from _check_rule(config, document, part, (*path, "all", i))
-    elif isinstance(rule, Any_):
-        for i, part in enumerate(rule.any_):
-            yield from _check_rule(config, document, part, (*path, "any", i))
-    elif isinstance(rule, Not):
-        yield from _check_rule(config, document, rule.not_, (*path, "not"))
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _references(rule: Rule) -> Iterator[str]:
-    if isinstance(rule, In):
-        yield rule.in_
-    elif isinstance(rule, Not):
-        yield from _references(rule.not_)
-    elif isinstance(rule, (All, Any_)):
-        for part in rule.all_ if isinstance(rule, All) else rule.any_:
-            yield from _references(part)
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def _cycle(config: Config, audience: Audience, trail: list[str]) -> list[str] | None:
-    if audience.name in trail:
-        return [*trail[trail.index(audience.name) :], audience.name] if audience.name == trail[0] else None
-    if audience.who is None:
-        return None
-    for name in _references(audience.who):
-        other = config.audience(name)
-        if other is not None and (found := _cycle(config, other, [*trail, audience.name])):
+def _rules(value: Any, path: Path_) -> Iterator[tuple[Path_, dict[str, Any]]]:
+    """A rule and all the rules inside it, with their places."""
+    if not isinstance(value, dict):
+        return
+    yield path, value
+    for word in ("all", "any"):
+        for i, part in enumerate(_list(value.get(word))):
+            yield from _rules(part, (*path, word, i))
+    yield from _rules(value.get("not"), (*path, "not"))
+
+
+def _check_names(
+    document: Document,
+    path: Path_,
+    rule: dict[str, Any],
+    events: dict[str, Any],
+    audiences: dict[str, Any],
+    names: list[str],
+) -> Iterator[Problem]:
+    did, other = rule.get("did"), rule.get("in")
+    if isinstance(did, str) and did not in events and "*" not in events:
+        hint = did_you_mean(did, events) if events else "add events: with its table, user_id and at"
+        yield document.problem((*path, "did"), f"the event {did!r} is not under events:", hint)
+    if "has" in rule and not document.data.get("people"):
+        yield document.problem(
+            (*path, "has"), "has: reads people:, which is not given", "add people: {table: …, user_id: …}"
+        )
+    if isinstance(other, str) and other not in audiences:
+        yield document.problem((*path, "in"), f"there is no audience {other!r}", did_you_mean(other, names))
+
+
+def _cycle(audiences: dict[str, Any], audience: dict[str, Any], trail: list[str]) -> list[str] | None:
+    """The names of the audiences from `trail`'s first back to itself, if its rules lead there."""
+    name = str(audience.get("name"))
+    if name in trail:
+        return [*trail, name] if name == trail[0] else None
+    for _, rule in _rules(audience.get("who"), ()):
+        other = rule.get("in")
+        if isinstance(other, str) and other in audiences and (found := _cycle(audiences, audiences[other], [*trail, name])):
             return found
     return None

@@ -1,0 +1,189 @@
+"""Random histories of memberships, several audiences and workflows, random failures: what holds always.
+
+The oracle is the membership itself: after each sync a workflow that has acknowledged everything must believe exactly
+the latest snapshot (rule 1), it must never have been told an older value after a newer one (rule 3), and, where
+nothing failed, never a value that it was told last (rule 2).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audience_sync.config import load_config
+from audience_sync.delivery.sender import Patience
+from audience_sync.receiver import Receiver, Serving
+from audience_sync.sync import prepare, run
+from audience_sync.snapshot import Databases
+
+USERS = ["1", "01", "Ünï", "a b", "x'y", "名", "u7", "u8"]
+AUDIENCES = ["a", "b"]
+WORKFLOWS = ["w1", "w2", "w3"]
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+members = sa.Table(
+    "members", sa.MetaData(), sa.Column("audience", sa.Text), sa.Column("user_id", sa.Text), sa.Column("value", sa.Integer)
+)
+
+step = st.fixed_dictionaries(
+    {
+        "members": st.fixed_dictionaries({name: st.sets(st.sampled_from(USERS)) for name in AUDIENCES}),
+        "values": st.dictionaries(st.sampled_from(USERS), st.integers(0, 2)),
+        "down": st.sets(st.sampled_from(WORKFLOWS)),
+        "flaky": st.sampled_from([0.0, 0.0, 0.3]),
+        "routed": st.sets(st.sampled_from(WORKFLOWS), min_size=1),
+    }
+)
+
+
+def jobs_yaml(source: str, state: str, url: str, routed: set[str]) -> str:
+    workflows = "\n".join(f"  {name}: {{url: '{url}/{name}'}}" for name in WORKFLOWS)
+    audiences = "\n".join(
+        f"      - {{name: {name}, table: {{name: members, user_id: user_id, where: {{audience: {name}}}}}}}"
+        for name in AUDIENCES
+    )
+    return f"""\
+version: 1
+source: {source}
+state: {state}
+workflows:
+{workflows}
+jobs:
+  - name: J
+    guard: off
+    workflows: [{", ".join(sorted(routed))}]
+    audiences:
+{audiences}
+    traits:
+      - {{name: t, sql: "select user_id, value from members where audience = 't'"}}
+"""
+
+
+class World:
+    def __init__(self, folder: Path, source: str, state: str) -> None:
+        self.folder = folder
+        self.source, self.state = source, state
+        self.engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
+        self.receiver = Receiver(seed=1)
+        self.latest: dict[tuple[str, str], dict[Any, Any]] = {}
+        self.order: dict[str, int] = {}
+
+    def play(self, url: str, steps: list[dict[str, Any]]) -> None:
+        members.drop(self.engine, checkfirst=True)
+        members.create(self.engine)
+        told_before: dict[tuple[str, str, str], int] = {}
+        routed_before: set[str] = set()
+        for number, today in enumerate(steps):
+            rows = [{"audience": a, "user_id": u, "value": None} for a in AUDIENCES for u in today["members"][a]]
+            rows += [{"audience": "t", "user_id": u, "value": v} for u, v in today["values"].items()]
+            with self.engine.begin() as connection:
+                connection.execute(sa.delete(members))
+                if rows:
+                    connection.execute(sa.insert(members), rows)
+            path = self.folder / "jobs.yaml"
+            path.write_text(jobs_yaml(self.source, self.state, url, today["routed"]))
+            calm = not today["down"] and not today["flaky"]
+            self._sync(path, number, today["down"], today["flaky"])
+            expected = self.expected(today)
+            if calm:
+                for workflow in today["routed"]:
+                    assert self.believes(workflow, today["routed"] <= routed_before) == expected, (workflow, number)
+            routed_before = routed_before | today["routed"] if number else set(today["routed"])
+            self.check_order(told_before)
+        last = steps[-1]
+        self._sync(path, len(steps), set(), 0.0)
+        for workflow in last["routed"]:
+            assert self.believes(workflow, False) == self.expected(last), workflow
+        quiet = len(self.receiver.calls)
+        self._sync(path, len(steps) + 1, set(), 0.0)
+        assert len(self.receiver.calls) == quiet, "a sync without changes told something"
+
+    def _sync(self, path: Path, number: int, down: set[str], flaky: float) -> None:
+        draw = random.Random(number)
+
+        def answer(where: str, _body: dict[str, Any]) -> int | None:
+            if where.strip("/") in down:
+                return 503
+            return 503 if flaky and draw.random() < flaky else None
+
+        self.receiver.answer = answer
+        config = load_config(path)
+        databases = Databases.open(config.source, config.state)
+        prepare(config, databases)
+        databases.dispose()
+        report = run(
+            config, [], START + timedelta(days=number), patience=Patience(silent=0.0 if down else 20.0, total=20.0)
+        )
+        if not down:
+            assert report.exit_code == 0, report.as_json()
+
+    def expected(self, today: dict[str, Any]) -> dict[tuple[str, str], Any]:
+        found: dict[tuple[str, str], Any] = {(u, a): True for a in AUDIENCES for u in today["members"][a]}
+        return found | {(u, "t"): v for u, v in today["values"].items()}
+
+    def believes(self, workflow: str, _: bool) -> dict[tuple[str, str], Any]:
+        return {
+            (user, key): value
+            for (path, user, key), value in self.receiver.told.items()
+            if path == f"/{workflow}" and value not in (False, None)
+        }
+
+    def check_order(self, newest: dict[tuple[str, str, str], int]) -> None:
+        """Sequence numbers, the end of each messageId, never go back for a (workflow, user, key)."""
+        for call in self.receiver.calls:
+            if call.status >= 300:
+                continue
+            for key in call.body["traits"]:
+                place = (call.path, call.body["userId"], key)
+                number = int(call.body["messageId"].rpartition("-")[2])
+                assert number >= newest.get(place, 0), place
+                newest[place] = number
+        told: dict[tuple[str, str, str], tuple[Any, str]] = {}
+        for call in self.receiver.calls:
+            ((key, value),) = call.body["traits"].items()
+            place = (call.path, call.body["userId"], key)
+            if call.status < 300:
+                told[place] = (value, call.body["messageId"])
+        newest.clear()
+
+
+@settings(max_examples=int(os.environ.get("HISTORIES", "25")), deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(step, min_size=1, max_size=5))
+def test_every_history_ends_in_the_latest_snapshot_on_sqlite(steps: list[dict[str, Any]]) -> None:
+    folder = Path(tempfile.mkdtemp())
+    world = World(folder, f"sqlite:///{folder}/shop.db", f"sqlite:///{folder}/state.db")
+    try:
+        with Serving(world.receiver) as url:
+            world.play(url, steps)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_every_history_ends_in_the_latest_snapshot_on_postgresql(new_database: Callable[[], str], tmp_path: Path) -> None:
+    from audience_sync.database import open_state
+    from audience_sync.state import schema
+
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(steps=st.lists(step, min_size=1, max_size=5))
+    def check(steps: list[dict[str, Any]]) -> None:
+        url = new_database()
+        engine = open_state(url)
+        schema.migrate(engine)
+        engine.dispose()
+        world = World(tmp_path, url, url)
+        with Serving(world.receiver) as address:
+            world.play(address, steps)
+
+    check()
