@@ -38,6 +38,8 @@ class Patience:
     """With not one acknowledgement for so long, leave the rest for the next run."""
     total: float = 900.0
     """Waiting in all, acknowledgements between or not."""
+    first_pause: float = 0.5
+    """The longest pause after a first failed attempt; it doubles with each further one."""
 
 
 @dataclass
@@ -230,7 +232,7 @@ class Sender:
         attempts = delivery.attempts + 1
         old = delivery.first_attempt_at is not None and now - delivery.first_attempt_at > OLDEST
         dead = verdict is Verdict.REFUSED or (verdict is Verdict.RETRY and old)
-        pause = backoff(attempts) if asked is None else asked
+        pause = backoff(attempts, self.patience.first_pause) if asked is None else asked
         return verdict, Failure(delivery, error, status, now + timedelta(seconds=pause), dead)
 
     def _write(self, cursor: int | None, acknowledged: list[Delivery], failed: list[Failure]) -> None:

@@ -9,7 +9,6 @@ from enum import Enum
 
 RETRIED = frozenset({408, 425, 429})
 WORKFLOW_WRONG = frozenset({401, 403, 404, 410})
-BASE_SECONDS = 0.5
 LONGEST_SECONDS = 60.0
 LONGEST_RETRY_AFTER = 3600.0
 
@@ -31,10 +30,10 @@ def judge(status: int) -> Verdict:
     return Verdict.REFUSED
 
 
-def backoff(attempts: int) -> float:
+def backoff(attempts: int, first: float) -> float:
     """Seconds until the next attempt: exponential with full jitter, so that many failed at once do not return at
     once (Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015)."""
-    return random.uniform(0, min(LONGEST_SECONDS, BASE_SECONDS * 2 ** min(attempts, 20)))
+    return random.uniform(0, min(LONGEST_SECONDS, first * 2 ** min(attempts, 20)))
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

@@ -67,7 +67,7 @@ def compare(state: Connection, computation_id: int | None) -> Difference:
             )
         )
         counts = dict(
-            state.execute(sa.select(changes.c.kind, sa.func.count()).group_by(changes.c.kind)).tuples().all()
+            state.execute(sa.select(changes.c.kind, sa.func.count()).group_by(changes.c.kind)).all()
         )
         total = state.execute(sa.select(sa.func.count()).select_from(was)).scalar_one()
         if state.dialect.name == "postgresql":

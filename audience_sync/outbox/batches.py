@@ -67,7 +67,9 @@ def next_batch(connection: Connection, workflow_id: int, limit: int, now: dateti
         .join(
             routes,
             sa.and_(
-                routes.c.workflow_id == leftovers.c.workflow_id, routes.c.computation_id == leftovers.c.computation_id
+                routes.c.workflow_id == leftovers.c.workflow_id,
+                routes.c.computation_id == leftovers.c.computation_id,
+                routes.c.ended.is_(False),
             ),
         )
         .where(

@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.diff import EXITED, changes
+from audience_sync.diff import ENTERED, EXITED, changes
 from audience_sync.snapshot import snapshot
-from audience_sync.state.tables import meta, outbox, routes, synced
+from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
 
 NEVER_EQUAL = ""
 """`previous` of a row that must be sent whatever the workflow was told before: no JSON text is empty."""
@@ -38,17 +38,21 @@ def record(
     """Write what `diff.compare` found; returns the outbox's last sequence number. Call it in a transaction.
 
     A workflow that hears of the computation for the first time is sent all of `synced` as it is after this sync,
-    in rows of its own, and takes part in the shared rows only from then on.
+    in rows of its own, and takes part in the shared rows only from then on. One that heard of it before, and for a
+    while did not, is also told who is no longer in: it may believe otherwise.
     """
     take_turn(connection)
     audience = klass == "audience"
-    known = set(
-        connection.execute(sa.select(routes.c.workflow_id).where(routes.c.computation_id == computation_id)).scalars()
-    )
+    of_this = routes.c.computation_id == computation_id
+    ever = dict(connection.execute(sa.select(routes.c.workflow_id, routes.c.ended).where(of_this)).all())
+    known = {workflow for workflow, ended in ever.items() if not ended}
     new = [workflow for workflow in workflow_ids if workflow not in known]
     if gone := known - set(workflow_ids):
+        connection.execute(sa.update(routes).where(of_this, routes.c.workflow_id.in_(gone)).values(ended=True))
         connection.execute(
-            sa.delete(routes).where(routes.c.computation_id == computation_id, routes.c.workflow_id.in_(gone))
+            sa.delete(leftovers).where(
+                leftovers.c.computation_id == computation_id, leftovers.c.workflow_id.in_(gone)
+            )
         )
     start = head(connection)
     if initial:
@@ -86,13 +90,31 @@ def record(
                 .order_by(changes.c.user_id),
             )
         )
+        connection.execute(
+            sa.delete(former).where(
+                former.c.computation_id == computation_id,
+                former.c.user_id.in_(sa.select(changes.c.user_id).where(changes.c.kind == ENTERED)),
+            )
+        )
+        _note_former(connection, sync_id, computation_id, sa.select(changes.c.user_id).where(exited))
     since = start if initial else head(connection)
     for workflow in new:
-        connection.execute(
-            sa.insert(routes).values(workflow_id=workflow, computation_id=computation_id, since_seq=since)
-        )
-        if not initial:
-            _send_all(connection, sync_id, computation_id, audience, workflow)
+        if workflow in ever:
+            connection.execute(
+                sa.update(routes).where(of_this, routes.c.workflow_id == workflow).values(since_seq=since, ended=False)
+            )
+        else:
+            connection.execute(
+                sa.insert(routes).values(
+                    workflow_id=workflow, computation_id=computation_id, since_seq=since, ended=False
+                )
+            )
+        if initial:
+            continue
+        value = sa.literal("true") if audience else synced.c.value
+        _send_all(connection, sync_id, computation_id, workflow, synced, value)
+        if workflow in ever:
+            _send_all(connection, sync_id, computation_id, workflow, former, sa.literal("false" if audience else "null"))
     return head(connection)
 
 
@@ -109,6 +131,7 @@ def record_removal(connection: Connection, *, sync_id: int, computation_id: int,
         sa.literal("false" if audience else "null"),
         sa.cast(sa.null(), sa.Text) if audience else members.c.value,
     )
+    _note_former(connection, sync_id, computation_id, sa.select(members.c.user_id))
     connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
     return head(connection)
 
@@ -130,7 +153,9 @@ def _insert(
     )
 
 
-def _send_all(connection: Connection, sync_id: int, computation_id: int, audience: bool, workflow: int) -> None:
+def _send_all(
+    connection: Connection, sync_id: int, computation_id: int, workflow: int, whom: sa.Table, value: Any
+) -> None:
     connection.execute(
         sa.insert(outbox).from_select(
             ["computation_id", "sync_id", "workflow_id", "user_id", "value", "previous"],
@@ -138,11 +163,23 @@ def _send_all(connection: Connection, sync_id: int, computation_id: int, audienc
                 sa.literal(computation_id, sa.BigInteger),
                 sa.literal(sync_id, sa.BigInteger),
                 sa.literal(workflow, sa.BigInteger),
-                synced.c.user_id,
-                sa.literal("true") if audience else synced.c.value,
+                whom.c.user_id,
+                value,
                 sa.literal(NEVER_EQUAL),
             )
-            .where(synced.c.computation_id == computation_id)
-            .order_by(synced.c.user_id),
+            .where(whom.c.computation_id == computation_id)
+            .order_by(whom.c.user_id),
+        )
+    )
+
+
+def _note_former(connection: Connection, sync_id: int, computation_id: int, users: sa.Select[Any]) -> None:
+    found = users.subquery()
+    connection.execute(
+        sa.insert(former).from_select(
+            ["computation_id", "user_id", "sync_id"],
+            sa.select(
+                sa.literal(computation_id, sa.BigInteger), found.c.user_id, sa.literal(sync_id, sa.BigInteger)
+            ).order_by(found.c.user_id),
         )
     )

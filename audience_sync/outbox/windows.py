@@ -30,7 +30,12 @@ from audience_sync.state.tables import leftovers, outbox, passed_over, routes, w
 def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
     """The outbox joined with the workflow's routes, and the condition that a row is for it."""
     joined = outbox.join(
-        routes, sa.and_(routes.c.computation_id == outbox.c.computation_id, routes.c.workflow_id == workflow_id)
+        routes,
+        sa.and_(
+            routes.c.computation_id == outbox.c.computation_id,
+            routes.c.workflow_id == workflow_id,
+            routes.c.ended.is_(False),
+        ),
     )
     meant = sa.or_(
         outbox.c.workflow_id == workflow_id,
@@ -118,7 +123,6 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
         connection.execute(
             sa.select(chain.c.computation_id, sa.func.count()).where(unneeded).group_by(chain.c.computation_id)
         )
-        .tuples()
         .all()
     )
     if not superseded:

@@ -18,7 +18,7 @@ def register_workflows(connection: Connection, names: Iterable[str], now: dateti
     """Make state's workflows those of jobs.yaml; returns their ids by name.
 
     A workflow is known by its name, so a changed URL keeps the cursor. One that was taken out keeps nothing
-    pending, and starts anew, from all current members, should it come back.
+    pending; should it come back, it is told of all members, and of those who were, anew.
     """
     take_turn(connection)
     wanted = list(names)
@@ -36,12 +36,12 @@ def register_workflows(connection: Connection, names: Iterable[str], now: dateti
             )
     for name, row in known.items():
         if name not in wanted and row.removed_at is None:
-            for table in (routes, leftovers, passed_over):
+            for table in (leftovers, passed_over):
                 connection.execute(sa.delete(table).where(table.c.workflow_id == row.id))
+            connection.execute(sa.update(routes).where(routes.c.workflow_id == row.id).values(ended=True))
             connection.execute(sa.update(workflows).where(workflows.c.id == row.id).values(removed_at=now))
     return dict(
         connection.execute(sa.select(workflows.c.name, workflows.c.id).where(workflows.c.removed_at.is_(None)))
-        .tuples()
         .all()
     )
 

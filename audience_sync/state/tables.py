@@ -48,6 +48,15 @@ synced = sa.Table(
     sqlite_with_rowid=False,
 )
 
+former = sa.Table(  # who was in and is not any more, with the sync that told so
+    PREFIX + "former",
+    metadata,
+    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("user_id", UserId, primary_key=True),
+    sa.Column("sync_id", Id, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 syncs = sa.Table(
     PREFIX + "syncs",
     metadata,
@@ -97,6 +106,7 @@ routes = sa.Table(
     sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
     sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
     sa.Column("since_seq", Id, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False),
 )
 
 outbox = sa.Table(

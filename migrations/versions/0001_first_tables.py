@@ -47,6 +47,13 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        P + "former",
+        sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("user_id", UserId, primary_key=True),
+        sa.Column("sync_id", Id, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         P + "syncs",
         sa.Column("id", Id, primary_key=True, autoincrement=True),
         sa.Column("token", sa.Text, nullable=False),
@@ -88,6 +95,7 @@ def upgrade() -> None:
         sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
         sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
         sa.Column("since_seq", Id, nullable=False),
+        sa.Column("ended", sa.Boolean, nullable=False),
     )
     op.create_table(
         P + "outbox",
