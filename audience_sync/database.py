@@ -64,7 +64,11 @@ def open_state(url: str, attach: str | None = None) -> Engine:
     engine = sa.create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(
-            f"{path.as_uri()}?mode=rwc", uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            f"{path.as_uri()}?mode=rwc",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            check_same_thread=False,
+            isolation_level=None,
         ),
         poolclass=sa.pool.NullPool,
     )
@@ -97,7 +101,11 @@ def _postgresql(url: str) -> Engine:
         pool_pre_ping=True,
         pool_size=15,
         max_overflow=15,
-        connect_args={"connect_timeout": 10, "options": "-c timezone=UTC", "application_name": "audience-sync"},
+        connect_args={
+            "connect_timeout": 10,
+            "options": "-c timezone=UTC",
+            "application_name": "audience-sync",
+        },
     )
 
 

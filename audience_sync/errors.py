@@ -1,8 +1,8 @@
 """Every error a user may see, with the exit code it ends the command with.
 
-    AudienceSyncError
-    ├── ConfigError       exit 2: jobs.yaml, usage, or something it names is wrong; nothing was done
-    └── DatabaseError     exit 1: a database failed or went away; what was recorded is kept
+AudienceSyncError
+├── ConfigError       exit 2: jobs.yaml, usage, or something it names is wrong; nothing was done
+└── DatabaseError     exit 1: a database failed or went away; what was recorded is kept
 """
 
 from __future__ import annotations

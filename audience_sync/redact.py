@@ -22,6 +22,6 @@ def web_address(url: str) -> str:
 def database_address(url: str) -> str:
     """A database URL without password and query."""
     try:
-        return make_url(url)._replace(query={}).render_as_string(hide_password=True)
+        return make_url(url).difference_update_query(list(make_url(url).query)).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return "a database URL that cannot be read"

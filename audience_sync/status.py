@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,12 +17,17 @@ from audience_sync.state.tables import computations, results, syncs, workflows
 
 
 def _z(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.replace(tzinfo=timezone.utc).isoformat().replace("+00:00", "Z")
+    return None if instant is None else instant.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
 
 
 def look(config: Config) -> dict[str, Any]:
     """The whole picture as one document; writes nothing."""
-    found: dict[str, Any] = {"state": database_address(config.state), "jobs": [], "workflows": [], "advice": []}
+    found: dict[str, Any] = {
+        "state": database_address(config.state),
+        "jobs": [],
+        "workflows": [],
+        "advice": [],
+    }
     if is_sqlite(config.state) and not sqlite_path(config.state).exists():
         found["jobs"] = [_never(job.key, job.name) for job in config.jobs]
         found["advice"].append("nothing was synced yet: `audience-sync run`")
@@ -48,7 +53,7 @@ def _never(key: str, name: str) -> dict[str, Any]:
 
 
 def _fill(connection: Connection, config: Config, found: dict[str, Any]) -> None:
-    named = {c.key for job in config.jobs for c in [*job.audiences, *job.traits]}
+    named = {c.key for job in config.jobs for c in job.computed}
     titles = {job.key: job.name for job in config.jobs}
     held = _held(connection)
     rows = connection.execute(sa.select(computations).order_by(computations.c.key)).all()
@@ -93,7 +98,9 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any]) -> None
                     "(on_remove: send false on the job tells them false)"
                 )
         found["jobs"].append(job)
-    for row in connection.execute(sa.select(workflows).where(workflows.c.removed_at.is_(None)).order_by(workflows.c.id)):
+    for row in connection.execute(
+        sa.select(workflows).where(workflows.c.removed_at.is_(None)).order_by(workflows.c.id)
+    ):
         counts = outbox.pending(connection, row.id).values()
         pending, dead = sum(count for count, _ in counts), sum(dead for _, dead in counts)
         address = web_address(config.workflows[row.name].url) if row.name in config.workflows else None

@@ -65,7 +65,19 @@ def postgres() -> Iterator[str]:
     password = folder / "password"
     password.write_text("pg-secret")
     subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "tester", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync", f"--pwfile={password}"],
+        [
+            binaries / "initdb",
+            "-D",
+            data,
+            "-U",
+            "tester",
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            f"--pwfile={password}",
+        ],
         check=True,
         stdout=subprocess.DEVNULL,
         timeout=DEADLINE_SECONDS,
@@ -158,14 +170,23 @@ class Project:
 
     def cli(self, *arguments: str, timeout: float = 90) -> Ran:
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout, env=self.environment(), check=False
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment(),
+            check=False,
         )
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment()
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(),
         )
 
 

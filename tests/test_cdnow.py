@@ -21,7 +21,14 @@ KEY = "order_completed_last_30days"
 
 @pytest.mark.parametrize(
     ("source", "state"),
-    [("sqlite", "sqlite"), ("sqlite", "same"), ("postgres", "same"), ("postgres", "postgres"), ("postgres", "sqlite"), ("sqlite", "postgres")],
+    [
+        ("sqlite", "sqlite"),
+        ("sqlite", "same"),
+        ("postgres", "same"),
+        ("postgres", "postgres"),
+        ("postgres", "sqlite"),
+        ("sqlite", "postgres"),
+    ],
 )
 def test_the_figures(project: Project, new_database: Callable[[], str], source: str, state: str) -> None:
     source_url = "sqlite:///shop.db" if source == "sqlite" else new_database()
@@ -43,7 +50,12 @@ def test_the_figures(project: Project, new_database: Callable[[], str], source: 
         job = document["jobs"][0]
         assert (job["job"], job["status"], job["error"]) == ("lifecycle", "succeeded", None)
         found = job["computations"][0]
-        assert (found["key"], found["entered"], found["exited"], found["size"]) == (KEY, entered, exited, size)
+        assert (found["key"], found["entered"], found["exited"], found["size"]) == (
+            KEY,
+            entered,
+            exited,
+            size,
+        )
         assert (planned["entered"], planned["exited"]) == (entered, exited)
         delivery = job["deliveries"][0]
         assert (delivery["delivered"], delivery["pending"], delivery["dead"]) == (entered + exited, 0, 0)

@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,20 @@ from hypothesis import strategies as st
 from audience_sync.config import load_config
 from audience_sync.delivery.sender import Patience
 from audience_sync.receiver import Receiver, Serving
-from audience_sync.sync import prepare, run
 from audience_sync.snapshot import Databases
+from audience_sync.sync import prepare, run
 
 USERS = ["1", "01", "Ünï", "a b", "x'y", "名", "u7", "u8"]
 AUDIENCES = ["a", "b"]
 WORKFLOWS = ["w1", "w2", "w3"]
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 members = sa.Table(
-    "members", sa.MetaData(), sa.Column("audience", sa.Text), sa.Column("user_id", sa.Text), sa.Column("value", sa.Integer)
+    "members",
+    sa.MetaData(),
+    sa.Column("audience", sa.Text),
+    sa.Column("user_id", sa.Text),
+    sa.Column("value", sa.Integer),
 )
 
 step = st.fixed_dictionaries(
@@ -115,7 +119,12 @@ class World:
         prepare(config, databases)
         databases.dispose()
         # Who is down is given up on at once; who is flaky, waited for.
-        report = run(config, [], START + timedelta(days=number), patience=Patience(silent=0.0 if down else 20.0, first_pause=0.01))
+        report = run(
+            config,
+            [],
+            START + timedelta(days=number),
+            patience=Patience(silent=0.0 if down else 20.0, first_pause=0.01),
+        )
         assert report.exit_code == (1 if any(d["pending"] for j in report.jobs for d in j.deliveries) else 0)
 
     def believes(self, workflow: str) -> dict[tuple[str, str], Any]:
@@ -149,7 +158,11 @@ def expected(today: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return found | {(u, "t"): v for u, v in today["values"].items()}
 
 
-@settings(max_examples=int(os.environ.get("HISTORIES", "25")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("HISTORIES", "25")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(steps=st.lists(step, min_size=1, max_size=5))
 def test_every_history_ends_in_the_latest_snapshot_on_sqlite(steps: list[dict[str, Any]]) -> None:
     folder = Path(tempfile.mkdtemp())
@@ -162,7 +175,9 @@ def test_every_history_ends_in_the_latest_snapshot_on_sqlite(steps: list[dict[st
 
 
 @pytest.mark.slow
-def test_every_history_ends_in_the_latest_snapshot_on_postgresql(new_database: Callable[[], str], tmp_path: Path) -> None:
+def test_every_history_ends_in_the_latest_snapshot_on_postgresql(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
     from audience_sync.database import open_state
     from audience_sync.state import schema
 

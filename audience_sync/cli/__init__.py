@@ -47,8 +47,8 @@ class Commands(click.Group):
         except click.UsageError as error:
             from audience_sync.config.strict import did_you_mean
 
-            error.message = f"There is no command {args[0]!r}; {did_you_mean(args[0], COMMANDS)}"
-            raise
+            said = f"There is no command {args[0]!r}; {did_you_mean(args[0], COMMANDS)}"
+            raise click.UsageError(said, ctx) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -23,7 +23,11 @@ SHOWN_CALLS = 4
 
 
 @click.command("demo")
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave the shop and jobs.yaml in this new folder.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Leave the shop and jobs.yaml in this new folder.",
+)
 def command(keep: Path | None) -> None:
     """See a real run, end to end: a sample shop, a first sync and a week of later ones, and the calls arriving."""
     console = Console(highlight=False, soft_wrap=True)
@@ -36,9 +40,15 @@ def command(keep: Path | None) -> None:
     else:
         with tempfile.TemporaryDirectory(prefix="audience-sync-demo-") as folder:
             play(Path(folder), console)
-    left = f"The shop, jobs.yaml and the state are in {keep}." if keep else "The shop was in a temporary folder and is gone."
+    left = (
+        f"The shop, jobs.yaml and the state are in {keep}."
+        if keep
+        else "The shop was in a temporary folder and is gone."
+    )
     console.print(f"\nThat took {time.monotonic() - started:.0f} s. {left}")
-    console.print("Your own: [bold]audience-sync init[/], edit jobs.yaml, then [bold]audience-sync plan[/] and [bold]run[/].")
+    console.print(
+        "Your own: [bold]audience-sync init[/], edit jobs.yaml, then [bold]audience-sync plan[/] and [bold]run[/]."
+    )
 
 
 def play(folder: Path, console: Console) -> None:
@@ -48,7 +58,7 @@ def play(folder: Path, console: Console) -> None:
         "and two stand-in Tray workflows, crm and ads."
     )
     receiver = Receiver(shared_secret="demo-secret")
-    first = datetime.combine(sample_shop.OPENED, datetime.min.time(), timezone.utc) + timedelta(
+    first = datetime.combine(sample_shop.OPENED, datetime.min.time(), UTC) + timedelta(
         days=sample_shop.DAYS - SIMULATED_DAYS
     )
     with Serving(receiver) as url:
@@ -72,7 +82,10 @@ def play(folder: Path, console: Console) -> None:
             _show_calls(console, arrived)
             if day == 0:
                 console.print(f"   … {len(arrived):,} calls in all.\n")
-                console.print(f"[bold]3. {SIMULATED_DAYS} simulated days[/]: each sync tells only who entered or left, each workflow once.")
+                console.print(
+                    f"[bold]3. {SIMULATED_DAYS} simulated days[/]: each sync tells only who entered or left, "
+                    "each workflow once."
+                )
             table.add_row(*_row(instant, report, arrived, time.monotonic() - begun))
     console.print("\n[bold]4. What happened[/]")
     console.print(table)

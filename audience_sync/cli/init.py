@@ -6,7 +6,7 @@ import click
 
 from audience_sync.errors import ConfigError
 
-SAMPLE = '''\
+SAMPLE = """\
 # audience_sync: who is in an audience, and which Tray.io workflows are told when somebody enters or leaves.
 # Check it with `audience-sync validate`, look with `audience-sync plan`, sync with `audience-sync run`.
 version: 1
@@ -51,7 +51,7 @@ jobs:
     # traits:
     #   - name: Lifetime value
     #     sql: select customer_id as user_id, sum(revenue) as value from orders group by customer_id
-'''
+"""
 
 
 @click.command("init")

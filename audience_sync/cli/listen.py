@@ -19,7 +19,9 @@ from audience_sync.receiver import Call, Receiver, listening, server
 @click.option("--fail", default=0.0, type=click.FloatRange(0, 1), help="Share of calls to fail, 0 to 1.")
 @click.option("--status", default=503, show_default=True, type=click.IntRange(300, 599), help="What failing calls get.")
 @click.option("--delay", default=0.0, type=click.FloatRange(0), help="Seconds to wait before each answer.")
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), help="Append each call to this file as JSON.")
+@click.option(
+    "--record", type=click.Path(path_type=Path, dir_okay=False), help="Append each call to this file as JSON."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each call as a line of JSON.")
 @click.option("--quiet", is_flag=True, help="Print totals only, once a second.")
 def command(
@@ -63,11 +65,18 @@ def command(
             console.print(", ".join(f"{count:,} {name}" for name, count in sorted(receiver.counts.items())))
 
     receiver = Receiver(
-        shared_secret=shared_secret or None, fail=fail, status=status, delay=delay, on_call=on_call, keep_calls=False
+        shared_secret=shared_secret or None,
+        fail=fail,
+        status=status,
+        delay=delay,
+        on_call=on_call,
+        keep_calls=False,
     )
     where = f"http://{host}:{bound.getsockname()[1]}"
     checks = "checking signatures" if shared_secret else "not checking signatures (no --shared-secret)"
-    (Console(stderr=True) if as_json else console).print(f"listening on {where}, {checks}; Ctrl-C ends", highlight=False)
+    (Console(stderr=True) if as_json else console).print(
+        f"listening on {where}, {checks}; Ctrl-C ends", highlight=False
+    )
     try:
         server(receiver).run([bound])
     except KeyboardInterrupt:
@@ -76,13 +85,17 @@ def command(
         if file is not None:
             file.close()
         if not as_json:
-            console.print("\n" + (", ".join(f"{n:,} {name}" for name, n in sorted(receiver.counts.items())) or "no calls"))
+            console.print(
+                "\n" + (", ".join(f"{n:,} {name}" for name, n in sorted(receiver.counts.items())) or "no calls")
+            )
 
 
 def line(call: Call) -> str:
     """One call on one line: when, to whom, about whom, what."""
     traits = call.body.get("traits") or {}
-    said = "  ".join(f"{escape(str(key))} = {_value(value)}" for key, value in traits.items()) or escape(str(call.body.get("type")))
+    said = "  ".join(f"{escape(str(key))} = {_value(value)}" for key, value in traits.items()) or escape(
+        str(call.body.get("type"))
+    )
     user = call.body.get("userId", call.body.get("userID", "?"))
     mark = {"ok": "[green]signed[/]", "wrong": "[red]WRONG SIGNATURE[/]", "none": "[dim]unsigned[/]"}[call.signature]
     answer = "" if call.status < 300 else f"  [red]answered {call.status}[/]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -10,7 +10,7 @@ import click
 from audience_sync.config.durations import parse_moment
 
 
-class Instant(click.ParamType):
+class Instant(click.ParamType[datetime]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
@@ -21,10 +21,13 @@ class Instant(click.ParamType):
 
 
 as_of_option = click.option(
-    "--as-of", type=Instant(), metavar="TIME", help="The instant T of the sync (UTC unless it says); default now."
+    "--as-of",
+    type=Instant(),
+    metavar="TIME",
+    help="The instant T of the sync (UTC unless it says); default now.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 def instant_or_now(given: datetime | None) -> datetime:
-    return given or datetime.now(timezone.utc)
+    return given or datetime.now(UTC)

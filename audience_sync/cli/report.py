@@ -55,7 +55,9 @@ def show(report: RunReport, console: Console, *, planned: bool) -> None:
             if job.status == "undelivered":
                 console.print("  What is pending is kept; the next run goes on with it.")
         if any(c.held for c in job.computations):
-            console.print("  Held changes are not sent. Look at `audience-sync plan`; to send them: --allow-large-change")
+            console.print(
+                "  Held changes are not sent. Look at `audience-sync plan`; to send them: --allow-large-change"
+            )
 
 
 def _count(number: int, colour: str, sign: str) -> str:
@@ -65,7 +67,9 @@ def _count(number: int, colour: str, sign: str) -> str:
 def _remark(found: ComputationReport, planned: bool) -> str:
     words = []
     if found.removed:
-        words.append("no longer in jobs.yaml: " + ("its members are told false" if found.exited else "kept, nothing sent"))
+        words.append(
+            "no longer in jobs.yaml: " + ("its members are told false" if found.exited else "kept, nothing sent")
+        )
     if found.initial:
         words.append("first sync")
     if found.redefined:

@@ -28,7 +28,9 @@ def stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> Non
 @click.option("--allow-large-change", is_flag=True, help="Send changes that the guard would hold.")
 @json_option
 @click.pass_obj
-def command(config: Path, jobs: tuple[str, ...], as_of: datetime | None, allow_large_change: bool, as_json: bool) -> None:
+def command(
+    config: Path, jobs: tuple[str, ...], as_of: datetime | None, allow_large_change: bool, as_json: bool
+) -> None:
     """Sync each JOB (default: all) once, then exit.
 
     Exit code 0: all acknowledged; 1: something failed or is undelivered, and kept; 2: nothing was done, the

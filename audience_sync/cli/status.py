@@ -26,7 +26,9 @@ def command(config: Path, as_json: bool) -> None:
     for job in found["jobs"]:
         last = job["last_sync"]
         when = f"last sync {last['status']}, as of {last['as_of']}" if last else "never synced"
-        console.print(f"\n[bold]{escape(job['name'])}[/]  {when}" + ("" if job["in_config"] else "  [yellow]not in jobs.yaml[/]"))
+        console.print(
+            f"\n[bold]{escape(job['name'])}[/]  {when}" + ("" if job["in_config"] else "  [yellow]not in jobs.yaml[/]")
+        )
         for item in job["computations"]:
             remarks = [word for word in ("held", "removed") if item[word]]
             console.print(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -26,7 +26,7 @@ from audience_sync.sync import compile_jobs
 def command(config: Path, connect: bool, as_json: bool) -> None:
     """Check jobs.yaml, and say what each audience in it means."""
     loaded = load_config(config)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     if connect:
         _connect(loaded, now)
     if as_json:
@@ -47,11 +47,13 @@ def command(config: Path, connect: bool, as_json: bool) -> None:
         else:
             runs = ", ".join(f"{run:%a %d %b %H:%M %Z}" for run in next_runs(job.schedule, job.timezone, now))
             console.print(f"  {escape(job.schedule)}: next {runs}", style="dim")
-        for computed in [*job.audiences, *job.traits]:
+        for computed in job.computed:
             console.print(f"  [cyan]{escape(computed.key)}[/]  {escape(computed.name)}: {escape(in_words(computed))}")
     console.print(f"\nsource {escape(database_address(loaded.source))}", style="dim")
     console.print(f"state  {escape(database_address(loaded.state))}", style="dim")
-    console.print(f"[green]✓[/] {escape(str(config))} is right" + (", and the databases have all it names" if connect else ""))
+    console.print(
+        f"[green]✓[/] {escape(str(config))} is right" + (", and the databases have all it names" if connect else "")
+    )
 
 
 def _job_json(config: Config, job: Job, now: datetime) -> dict[str, object]:
@@ -68,7 +70,7 @@ def _job_json(config: Config, job: Job, now: datetime) -> dict[str, object]:
                 "class": "audience" if computed in job.audiences else "computed_trait",
                 "rule": in_words(computed),
             }
-            for computed in [*job.audiences, *job.traits]
+            for computed in job.computed
         ],
     }
 

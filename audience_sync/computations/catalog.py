@@ -23,12 +23,19 @@ class Catalog:
             try:
                 with self.engine.connect() as connection:
                     self._tables[name] = sa.Table(
-                        bare, sa.MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False
+                        bare,
+                        sa.MetaData(),
+                        schema=schema or None,
+                        autoload_with=connection,
+                        resolve_fks=False,
                     )
             except sa.exc.NoSuchTableError:
                 with self.engine.connect() as connection:
                     inspector = sa.inspect(connection)
-                    known = [*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)]
+                    known = [
+                        *inspector.get_table_names(schema or None),
+                        *inspector.get_view_names(schema or None),
+                    ]
                 raise ConfigError(
                     f"{where}: the source has no table {name!r}", did_you_mean(name, [n for n in known if n])
                 ) from None
@@ -38,5 +45,6 @@ class Catalog:
         if name in table.c:
             return table.c[name]
         raise ConfigError(
-            f"{where}: the table {table.name} has no column {name!r}", did_you_mean(name, [c.name for c in table.c])
+            f"{where}: the table {table.name} has no column {name!r}",
+            did_you_mean(name, [c.name for c in table.c]),
         )

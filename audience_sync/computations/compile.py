@@ -20,7 +20,7 @@ from audience_sync.config.model import Audience, Config, EventTable, MembershipT
 from audience_sync.config.rules import All, Any_, Did, Has, In, Not, Rule, Tests
 from audience_sync.errors import ConfigError
 
-Ids = Select[tuple[str]]
+Ids = Select[str]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Computation:
     klass: str
     definition: str
     rows: Select[tuple[str, str | None, str | None]]
-    skipped: list[Select[tuple[int]]] = field(default_factory=list)
+    skipped: list[Select[int]] = field(default_factory=list)
 
 
 def compile_computation(config: Config, catalog: Catalog, computed: Audience | Trait, as_of: datetime) -> Computation:
@@ -58,7 +58,7 @@ class _Compiler:
         self.catalog = catalog
         self.as_of = as_of
         self.dialect = catalog.dialect
-        self.skipped: list[Select[tuple[int]]] = []
+        self.skipped: list[Select[int]] = []
         self.counting = False
         self.where = ""
 
@@ -133,7 +133,10 @@ class _Compiler:
             rest = self.combine(sa.except_, [self.everyone(), too_often])
             if rule.at_least is None:
                 return rest
-            return self.combine(sa.intersect, [rest, self.ids(events[0], user_id, conditions, having=having, distinct=not having)])
+            return self.combine(
+                sa.intersect,
+                [rest, self.ids(events[0], user_id, conditions, having=having, distinct=not having)],
+            )
         return self.ids(events[0], user_id, conditions, having=having, distinct=not having)
 
     def has(self, rule: Has) -> Ids:
@@ -162,10 +165,19 @@ class _Compiler:
                 continue
             seen.add((source.table, source.user_id, source.at))
             table, user_id, at = self.event_table(name, source)
-            parts.append(self.ids(table, user_id, [TimeColumn(at, self.dialect).until(self.as_of)], distinct=True, count=False))
+            parts.append(
+                self.ids(
+                    table,
+                    user_id,
+                    [TimeColumn(at, self.dialect).until(self.as_of)],
+                    distinct=True,
+                    count=False,
+                )
+            )
         if not parts:
             raise ConfigError(
-                f"{self.where}: not, at_most and exactly: 0 need to know everyone", "add people: or events: to jobs.yaml"
+                f"{self.where}: not, at_most and exactly: 0 need to know everyone",
+                "add people: or events: to jobs.yaml",
             )
         return self.combine(sa.union, parts)
 
@@ -180,7 +192,9 @@ class _Compiler:
             self.catalog.column(table, source.at, where),
         )
 
-    def events(self, event: str) -> tuple[tuple[sa.Table, ColumnElement[Any]], ColumnElement[Any], list[ColumnElement[bool]]]:
+    def events(
+        self, event: str
+    ) -> tuple[tuple[sa.Table, ColumnElement[Any]], ColumnElement[Any], list[ColumnElement[bool]]]:
         name = event if event in self.config.events else "*"
         source = self.config.events[name]
         table, user_id, at = self.event_table(name, source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +28,7 @@ def lacks_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
 
 
 def _naive(instant: datetime) -> datetime:
-    return instant.astimezone(timezone.utc).replace(tzinfo=None)
+    return instant.astimezone(UTC).replace(tzinfo=None)
 
 
 class TimeColumn:
@@ -144,11 +144,25 @@ def meets(column: ColumnElement[Any], test: Test, as_of: datetime, dialect: str,
         elif word in ("in_", "not_in"):
             values = [_operand(column, item, where) for item in value]
             parts.append(plain.in_(values) if word == "in_" else plain.not_in(values))
-        elif isinstance(column.type, (sa.Date, sa.DateTime)) and word in ("eq", "ne", "gt", "gte", "lt", "lte"):
+        elif isinstance(column.type, (sa.Date, sa.DateTime)) and word in (
+            "eq",
+            "ne",
+            "gt",
+            "gte",
+            "lt",
+            "lte",
+        ):
             parts.append(_time_test(times, word, value, where))
         else:
             operand = _operand(column, value, where)
-            compare = {"eq": "__eq__", "ne": "__ne__", "gt": "__gt__", "gte": "__ge__", "lt": "__lt__", "lte": "__le__"}
+            compare = {
+                "eq": "__eq__",
+                "ne": "__ne__",
+                "gt": "__gt__",
+                "gte": "__ge__",
+                "lt": "__lt__",
+                "lte": "__le__",
+            }
             parts.append(getattr(plain, compare[word])(operand))
     return sa.and_(*parts)
 
@@ -159,7 +173,9 @@ def _time_test(times: TimeColumn, word: str, value: Any, where: str) -> ColumnEl
     try:
         moment = parse_moment(value)
     except ValueError:
-        raise ConfigError(f"{where}: the column holds times, not {value!r}", "write a date such as 2026-01-31") from None
+        raise ConfigError(
+            f"{where}: the column holds times, not {value!r}", "write a date such as 2026-01-31"
+        ) from None
     same = sa.and_(times.since(moment), times.until(moment))
     return {
         "eq": same,

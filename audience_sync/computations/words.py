@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from audience_sync.config.model import Audience, Trait
 from audience_sync.config.rules import All, Any_, Did, Has, In, Not, Rule, Test
@@ -62,7 +64,12 @@ def _did(rule: Did) -> str:
     if rule.until is not None:
         text += f" until {_moment(rule.until)}"
     text += _tests(rule.where or {}, "with")
-    for word, title in (("sum", "a total"), ("avg", "an average"), ("min", "a smallest"), ("max", "a largest")):
+    for word, title in (
+        ("sum", "a total"),
+        ("avg", "an average"),
+        ("min", "a smallest"),
+        ("max", "a largest"),
+    ):
         for name, test in (getattr(rule, word) or {}).items():
             text += f", with {title} {name} {_test(test)}"
     return text
@@ -83,7 +90,7 @@ def _tests(tests: dict[str, Test], word: str) -> str:
 
 
 def _test(test: Test) -> str:
-    shown = {
+    shown: dict[str, Callable[[Any], str]] = {
         "eq": lambda v: f"{v}",
         "ne": lambda v: f"other than {v}",
         "gt": lambda v: f"over {v}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from dateutil.parser import isoparse
@@ -37,7 +37,8 @@ def parse_duration(value: object) -> Duration:
     if match and match[2] + "s" in UNITS:
         return Duration(int(match[1]), match[2] + "s")
     raise PydanticCustomError(
-        "duration", "expected a number and a unit (seconds, minutes, hours, days, weeks, months), such as 30 days"
+        "duration",
+        "expected a number and a unit (seconds, minutes, hours, days, weeks, months), such as 30 days",
     )
 
 
@@ -55,7 +56,7 @@ def parse_moment(value: object) -> datetime:
             raise PydanticCustomError(
                 "moment", "expected a date or time such as 2026-01-31 or 2026-01-31T06:30:00Z"
             ) from None
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 DurationField = Annotated[

@@ -105,7 +105,7 @@ def _problem(document: Document, found: Any) -> Problem:
 def _real_path(document: Document, loc: tuple[str | int, ...]) -> Path_:
     """Pydantic's location without the union tags and type names that it puts between the steps."""
     path: list[str | int] = []
-    value = document.data
+    value: Any = document.data
     for step in loc:
         if isinstance(value, dict) and step in value:
             value = value[step]
@@ -149,7 +149,9 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         for w, workflow in enumerate(_list(job.get("workflows"))):
             if workflow not in workflows:
                 yield document.problem(
-                    (*here, "workflows", w), f"there is no workflow {workflow!r}", did_you_mean(str(workflow), workflows)
+                    (*here, "workflows", w),
+                    f"there is no workflow {workflow!r}",
+                    did_you_mean(str(workflow), workflows),
                 )
         for group in ("audiences", "traits"):
             for i, computed in enumerate(map(_mapping, _list(job.get(group)))):
@@ -174,7 +176,9 @@ def _cross_check(document: Document) -> Iterator[Problem]:
             for place, rule in _rules(audience.get("who"), path):
                 yield from _check_names(document, place, rule, events, audiences, names)
             if cycle := _cycle(audiences, audience, []):
-                yield document.problem(path, "goes round in a circle: " + " → ".join(cycle), "take one of these in: out")
+                yield document.problem(
+                    path, "goes round in a circle: " + " → ".join(cycle), "take one of these in: out"
+                )
     if "*" in events and not _mapping(events["*"]).get("name"):
         yield document.problem(
             ("events", "*"), "'*' needs name:, the column that holds the event's name", "add name: event"
@@ -227,6 +231,10 @@ def _cycle(audiences: dict[str, Any], audience: dict[str, Any], trail: list[str]
         return [*trail, name] if name == trail[0] else None
     for _, rule in _rules(audience.get("who"), ()):
         other = rule.get("in")
-        if isinstance(other, str) and other in audiences and (found := _cycle(audiences, audiences[other], [*trail, name])):
+        if (
+            isinstance(other, str)
+            and other in audiences
+            and (found := _cycle(audiences, audiences[other], [*trail, name]))
+        ):
             return found
     return None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
@@ -14,7 +14,6 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from audience_sync.config.durations import DurationField
 from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests
 from audience_sync.config.schedule import local_zone, trigger
@@ -28,14 +27,17 @@ def _database_url(value: str) -> str:
         url = make_url(value)
     except (ArgumentError, ValueError):
         raise PydanticCustomError(
-            "database_url", "not a database URL; expected one such as sqlite:///shop.db or postgresql://user@host/shop"
+            "database_url",
+            "not a database URL; expected one such as sqlite:///shop.db or postgresql://user@host/shop",
         ) from None
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise PydanticCustomError(
-            "database_url", "{name} is not a database this version knows; expected sqlite or postgresql", {"name": backend}
+            "database_url",
+            "{name} is not a database this version knows; expected sqlite or postgresql",
+            {"name": backend},
         )
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         raise PydanticCustomError(
@@ -141,7 +143,9 @@ class Named(Strict):
             raise PydanticCustomError("key", "expected a key without blanks, such as big_spenders")
         if not self.key:
             raise PydanticCustomError(
-                "key", "the name {name} holds no letter or digit to make a key of; give it a key:", {"name": repr(self.name)}
+                "key",
+                "the name {name} holds no letter or digit to make a key of; give it a key:",
+                {"name": repr(self.name)},
             )
         return self
 
@@ -184,8 +188,8 @@ class Job(Strict):
     schedule: str | None = None
     timezone: str | None = None
     workflows: list[str] | None = None
-    audiences: list[Audience] = []
-    traits: list[Trait] = []
+    audiences: list[Audience] = Field(default_factory=list)
+    traits: list[Trait] = Field(default_factory=list)
     coalesce: bool = False
     guard: Annotated[float | None, BeforeValidator(_guard)] = 0.5
     """The share of members that may change in one sync; None lets any change pass."""
@@ -194,6 +198,10 @@ class Job(Strict):
     @property
     def key(self) -> str:
         return snake_key(self.name)
+
+    @property
+    def computed(self) -> list[Audience | Trait]:
+        return [*self.audiences, *self.traits]
 
     @model_validator(mode="after")
     def _is_whole(self) -> Job:
@@ -231,7 +239,7 @@ class Config(Strict):
     source: Annotated[str, AfterValidator(_database_url)]
     state: Annotated[str, AfterValidator(_database_url)] = "sqlite:///audience_sync.db"
     space: str | None = None
-    events: dict[str, EventTable] = {}
+    events: dict[str, EventTable] = Field(default_factory=dict)
     people: People | None = None
     workflows: Annotated[dict[str, Workflow], AfterValidator(_most_workflows), Field(min_length=1)]
     jobs: Annotated[list[Job], Field(min_length=1)]
@@ -249,6 +257,3 @@ class Config(Strict):
 
     def job_workflows(self, job: Job) -> list[str]:
         return list(self.workflows) if job.workflows is None else list(dict.fromkeys(job.workflows))
-
-
-Computed = Union[Audience, Trait]

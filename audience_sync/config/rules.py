@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from audience_sync.config.durations import DurationField, MomentField
 from audience_sync.config.strict import Strict
 
-Scalar = Union[bool, int, float, str]
+Scalar = bool | int | float | str
 
 
 class Test(Strict):
@@ -80,7 +80,9 @@ class Did(Strict):
         totals = given & {"sum", "avg", "min", "max"}
         if totals and given & {"exactly", "at_least", "at_most"}:
             raise PydanticCustomError(
-                "count", "a count and a {total} cannot stand in one rule: put two rules under all:", {"total": min(totals)}
+                "count",
+                "a count and a {total} cannot stand in one rule: put two rules under all:",
+                {"total": min(totals)},
             )
         if len(given & {"within", "between"}) == 2:
             raise PydanticCustomError("window", "within and between cannot stand together: keep one of them")
@@ -134,14 +136,12 @@ def _is_a_mapping(value: Any, info: ValidationInfo) -> Any:
 
 
 Rule = Annotated[
-    Union[
-        Annotated[Did, Tag("rule did")],
-        Annotated[Has, Tag("rule has")],
-        Annotated[In, Tag("rule in")],
-        Annotated[All, Tag("rule all")],
-        Annotated[Any_, Tag("rule any")],
-        Annotated[Not, Tag("rule not")],
-    ],
+    Annotated[Did, Tag("rule did")]
+    | Annotated[Has, Tag("rule has")]
+    | Annotated[In, Tag("rule in")]
+    | Annotated[All, Tag("rule all")]
+    | Annotated[Any_, Tag("rule any")]
+    | Annotated[Not, Tag("rule not")],
     Discriminator(_which),
     BeforeValidator(_is_a_mapping),
 ]

@@ -125,6 +125,7 @@ def _check_depth(text: str, file: str) -> None:
             depth += 1
             if depth > DEEPEST:
                 mark = event.start_mark
+                assert mark is not None
                 raise ConfigError(
                     [Problem(f"nested deeper than {DEEPEST} levels", "", file, mark.line + 1, mark.column + 1)]
                 )
@@ -159,6 +160,7 @@ class _Builder:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         place.written = node.value
         return self._scalar(node, path)
 
@@ -169,7 +171,13 @@ class _Builder:
             mark = key_node.start_mark
             if not isinstance(key_node, yaml.ScalarNode):
                 self.document.problems.append(
-                    Problem("a name was expected before the colon", "", self.document.file, mark.line + 1, mark.column + 1)
+                    Problem(
+                        "a name was expected before the colon",
+                        "",
+                        self.document.file,
+                        mark.line + 1,
+                        mark.column + 1,
+                    )
                 )
                 continue
             key = str(key_node.value)

@@ -37,7 +37,9 @@ class Template:
         )
 
 
-def template(*, key: str, klass: str, space_id: str, computation_id: str, message_prefix: str, as_of: datetime) -> Template:
+def template(
+    *, key: str, klass: str, space_id: str, computation_id: str, message_prefix: str, as_of: datetime
+) -> Template:
     personas = {
         "computation_class": klass,
         "computation_key": key,

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import __version__, outbox
+from audience_sync.clock import utcnow
 from audience_sync.config import Workflow
 from audience_sync.database import writing
 from audience_sync.delivery.body import Template, signature, template, timestamp
@@ -49,10 +50,6 @@ class Tally:
     delivered: Counter[int] = field(default_factory=Counter)
     superseded: Counter[int] = field(default_factory=Counter)
     stopped_because: str | None = None
-
-
-def utcnow() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
 
 
 class Sender:
@@ -129,9 +126,7 @@ class Sender:
     async def _open_window(self) -> bool:
         def work() -> tuple[bool, dict[int, int]]:
             with writing(self.connection) as connection:
-                before = _window_end(connection, self.workflow_id)
-                end, superseded = outbox.open_window(connection, self.workflow_id)
-            return end > before, superseded
+                return outbox.open_window(connection, self.workflow_id)
 
         moved, superseded = await asyncio.to_thread(work)
         self.tally.superseded.update(superseded)
@@ -225,7 +220,7 @@ class Sender:
             if verdict is Verdict.ACKNOWLEDGED:
                 return verdict, None
             error = f"answered {status} {response.reason_phrase}".strip()
-            asked = retry_after(response.headers.get("retry-after"), datetime.now(timezone.utc))
+            asked = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
         except httpx.TransportError as problem:
             verdict, error = Verdict.RETRY, _said(problem)
         now = utcnow()
@@ -238,7 +233,12 @@ class Sender:
     def _write(self, cursor: int | None, acknowledged: list[Delivery], failed: list[Failure]) -> None:
         with writing(self.connection) as connection:
             outbox.checkpoint(
-                connection, self.workflow_id, cursor=cursor, acknowledged=acknowledged, failed=failed, now=utcnow()
+                connection,
+                self.workflow_id,
+                cursor=cursor,
+                acknowledged=acknowledged,
+                failed=failed,
+                now=utcnow(),
             )
 
     def _until_due(self) -> float | None:
@@ -246,12 +246,6 @@ class Sender:
         with self.connection.begin():
             due = outbox.next_due(self.connection, self.workflow_id)
         return None if due is None else max(0.02, (due - utcnow()).total_seconds())
-
-
-def _window_end(connection: Connection, workflow_id: int) -> int:
-    from audience_sync.state.tables import workflows
-
-    return connection.execute(sa.select(workflows.c.window_end).where(workflows.c.id == workflow_id)).scalar_one()
 
 
 def _said(problem: httpx.TransportError) -> str:

@@ -67,7 +67,11 @@ class CurlTransport(httpx.AsyncBaseTransport):
         curl.setopt(pycurl.POSTFIELDS, request.content)
         curl.setopt(
             pycurl.HTTPHEADER,
-            [b"%s: %s" % header for header in request.headers.raw if header[0].lower() not in (b"host", b"content-length")]
+            [
+                b"%s: %s" % header
+                for header in request.headers.raw
+                if header[0].lower() not in (b"host", b"content-length")
+            ]
             + [b"Expect:"],
         )
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, int((timeout.get("connect") or 5.0) * 1000))
@@ -80,7 +84,9 @@ class CurlTransport(httpx.AsyncBaseTransport):
             status = await call.future
         except pycurl.error as error:
             number, said = error.args
-            raise _ERRORS.get(number, httpx.NetworkError)(said or pycurl.Curl().errstr() or f"curl error {number}") from None
+            raise _ERRORS.get(number, httpx.NetworkError)(
+                said or pycurl.Curl().errstr() or f"curl error {number}"
+            ) from None
         finally:
             if curl in self._calls:  # cancelled: curl must let go of it before it can serve another call
                 self._finish(curl)

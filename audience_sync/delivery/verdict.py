@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
@@ -37,7 +37,7 @@ def backoff(attempts: int, first: float) -> float:
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds asked for by `Retry-After`, a number or an HTTP date (RFC 9110, 10.2.3); None when it asks for nothing."""
+    """Seconds asked for by `Retry-After`, a number or an HTTP date (RFC 9110, 10.2.3); None if there is none."""
     if not header:
         return None
     try:
@@ -48,6 +48,6 @@ def retry_after(header: str | None, now: datetime) -> float | None:
         except (ValueError, TypeError):
             return None
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
+            moment = moment.replace(tzinfo=UTC)
         seconds = (moment - now).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER) if seconds == seconds else None

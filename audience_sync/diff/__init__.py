@@ -66,9 +66,8 @@ def compare(state: Connection, computation_id: int | None) -> Difference:
                 ["user_id", "kind", "value", "previous"], sa.union_all(entered, exited, changed)
             )
         )
-        counts = dict(
-            state.execute(sa.select(changes.c.kind, sa.func.count()).group_by(changes.c.kind)).all()
-        )
+        per_kind = sa.select(changes.c.kind, sa.func.count()).group_by(changes.c.kind)
+        counts: dict[str, int] = dict(state.execute(per_kind).all())
         total = state.execute(sa.select(sa.func.count()).select_from(was)).scalar_one()
         if state.dialect.name == "postgresql":
             state.exec_driver_sql("ANALYZE " + changes.name)

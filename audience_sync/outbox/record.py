@@ -23,7 +23,7 @@ def take_turn(connection: Connection) -> None:
 
 
 def head(connection: Connection) -> int:
-    return connection.execute(sa.select(sa.func.coalesce(sa.func.max(outbox.c.seq), 0))).scalar_one()
+    return int(connection.execute(sa.select(sa.func.coalesce(sa.func.max(outbox.c.seq), 0))).scalar_one())
 
 
 def record(
@@ -50,9 +50,7 @@ def record(
     if gone := known - set(workflow_ids):
         connection.execute(sa.update(routes).where(of_this, routes.c.workflow_id.in_(gone)).values(ended=True))
         connection.execute(
-            sa.delete(leftovers).where(
-                leftovers.c.computation_id == computation_id, leftovers.c.workflow_id.in_(gone)
-            )
+            sa.delete(leftovers).where(leftovers.c.computation_id == computation_id, leftovers.c.workflow_id.in_(gone))
         )
     start = head(connection)
     if initial:
@@ -114,7 +112,14 @@ def record(
         value = sa.literal("true") if audience else synced.c.value
         _send_all(connection, sync_id, computation_id, workflow, synced, value)
         if workflow in ever:
-            _send_all(connection, sync_id, computation_id, workflow, former, sa.literal("false" if audience else "null"))
+            _send_all(
+                connection,
+                sync_id,
+                computation_id,
+                workflow,
+                former,
+                sa.literal("false" if audience else "null"),
+            )
     return head(connection)
 
 

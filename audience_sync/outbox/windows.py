@@ -46,35 +46,31 @@ def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
 
 def is_passed_over(workflow_id: int) -> ColumnElement[bool]:
     return (
-        sa.exists()
-        .where(passed_over.c.workflow_id == workflow_id, passed_over.c.seq == outbox.c.seq)
-        .correlate(outbox)
+        sa.exists().where(passed_over.c.workflow_id == workflow_id, passed_over.c.seq == outbox.c.seq).correlate(outbox)
     )
 
 
-def open_window(connection: Connection, workflow_id: int) -> tuple[int, dict[int, int]]:
+def open_window(connection: Connection, workflow_id: int) -> tuple[bool, dict[int, int]]:
     """Open the next window up to the outbox's head, in the caller's transaction.
 
-    Returns its end and how many rows of each computation were superseded.
+    Returns whether it reaches further than the last, and how many rows of each computation were superseded.
     """
     cursor, last_end = connection.execute(
         sa.select(workflows.c.cursor, workflows.c.window_end).where(workflows.c.id == workflow_id)
     ).one()
     end = max(head(connection), last_end)
     if end == last_end:
-        return end, {}
+        return False, {}
     superseded: dict[int, int] = {}
     if _may_repeat(connection, workflow_id, cursor):
         superseded = _take_out(connection, workflow_id, cursor, last_end, end)
     connection.execute(sa.update(workflows).where(workflows.c.id == workflow_id).values(window_end=end))
-    return end, superseded
+    return True, superseded
 
 
 def _may_repeat(connection: Connection, workflow_id: int, cursor: int) -> bool:
     """Whether some (computation, user) can occur twice: not when each computation's rows are of one sync."""
-    if connection.execute(
-        sa.select(leftovers.c.seq).where(leftovers.c.workflow_id == workflow_id).limit(1)
-    ).first():
+    if connection.execute(sa.select(leftovers.c.seq).where(leftovers.c.workflow_id == workflow_id).limit(1)).first():
         return True
     joined, meant = routed(workflow_id)
     per_computation = (
@@ -119,17 +115,17 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
     )
     cancelled = sa.and_(chain.c.oldest > last_end, chain.c.before == chain.c.after)
     unneeded = sa.or_(chain.c.seq != chain.c.newest, cancelled, waiting)
-    superseded = dict(
+    superseded: dict[int, int] = dict(
         connection.execute(
             sa.select(chain.c.computation_id, sa.func.count()).where(unneeded).group_by(chain.c.computation_id)
-        )
-        .all()
+        ).all()
     )
     if not superseded:
         return {}
     connection.execute(
         sa.insert(passed_over).from_select(
-            ["workflow_id", "seq"], sa.select(sa.literal(workflow_id, sa.BigInteger), chain.c.seq).where(unneeded)
+            ["workflow_id", "seq"],
+            sa.select(sa.literal(workflow_id, sa.BigInteger), chain.c.seq).where(unneeded),
         )
     )
     # The rows are passed over by now, so the leftovers' newest values are looked up among all rows of the window.

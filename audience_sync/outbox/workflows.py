@@ -41,8 +41,7 @@ def register_workflows(connection: Connection, names: Iterable[str], now: dateti
             connection.execute(sa.update(routes).where(routes.c.workflow_id == row.id).values(ended=True))
             connection.execute(sa.update(workflows).where(workflows.c.id == row.id).values(removed_at=now))
     return dict(
-        connection.execute(sa.select(workflows.c.name, workflows.c.id).where(workflows.c.removed_at.is_(None)))
-        .all()
+        connection.execute(sa.select(workflows.c.name, workflows.c.id).where(workflows.c.removed_at.is_(None))).all()
     )
 
 

@@ -80,7 +80,9 @@ def stage(state: Connection, source: Connection | None, computation: Computation
             _travel(source, state, computation)
         size = state.execute(sa.select(sa.func.count()).select_from(snapshot)).scalar_one()
         twice = state.execute(
-            sa.select(snapshot.c.user_id, snapshot.c.value, snapshot.c.other).where(snapshot.c.other.is_not(None)).limit(1)
+            sa.select(snapshot.c.user_id, snapshot.c.value, snapshot.c.other)
+            .where(snapshot.c.other.is_not(None))
+            .limit(1)
         ).first()
         if state.dialect.name == "postgresql":
             # The server knows nothing of a temporary table's size until told, and would plan nested loops.

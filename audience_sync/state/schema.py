@@ -68,7 +68,9 @@ def require_current(engine: Engine) -> None:
     refuse_newer(found)
     if found != CURRENT:
         raise ConfigError(
-            "state: its tables are not there yet" if found is None else f"state: its schema is version {found}, not {CURRENT}",
+            "state: its tables are not there yet"
+            if found is None
+            else f"state: its schema is version {found}, not {CURRENT}",
             "run `audience-sync migrate` once",
         )
 

@@ -1,0 +1,76 @@
+"""What is checked before a sync does anything: the jobs asked for, state's tables, every SELECT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from audience_sync.computations import Computation, compile_computation
+from audience_sync.computations.catalog import Catalog
+from audience_sync.config import Config, Job
+from audience_sync.config.strict import did_you_mean
+from audience_sync.database import is_sqlite, one_line, told
+from audience_sync.errors import ConfigError
+from audience_sync.snapshot import Databases
+from audience_sync.state import schema
+
+
+def chosen_jobs(config: Config, names: Sequence[str]) -> list[Job]:
+    """The jobs of these names or keys, or all; ConfigError for one that is not there."""
+    if not names:
+        return config.jobs
+    chosen = []
+    for name in names:
+        found = [job for job in config.jobs if name in (job.name, job.key)]
+        if not found:
+            raise ConfigError(f"there is no job {name!r}", did_you_mean(name, [job.name for job in config.jobs]))
+        chosen += [job for job in found if job not in chosen]
+    return chosen
+
+
+def prepare(config: Config, databases: Databases) -> None:
+    """Make sure that state has today's tables: SQLite is brought there, another database's owner is asked to."""
+    with told("state", config.state):
+        if is_sqlite(config.state):
+            schema.migrate(databases.state)
+        else:
+            schema.require_current(databases.state)
+
+
+def compile_jobs(
+    config: Config, databases: Databases, jobs: Sequence[Job], as_of: datetime
+) -> dict[str, list[Computation]]:
+    """Compile every computation of the jobs, and have the source check each SELECT, before anything is done.
+
+    All that is wrong is told at once, as ConfigError.
+    """
+    compiled: dict[str, list[Computation]] = {}
+    problems = []
+    with told("source", config.source):
+        catalog = Catalog(databases.source)
+        with databases.source.connect() as connection:
+            for job in jobs:
+                compiled[job.key] = []
+                for computed in job.computed:
+                    try:
+                        computation = compile_computation(config, catalog, computed, as_of)
+                        nothing = computation.rows.subquery()
+                        connection.execute(sa.select(nothing.c.user_id).where(sa.false())).close()
+                        compiled[job.key].append(computation)
+                    except ConfigError as error:
+                        problems += error.problems()
+                    except (sa.exc.ProgrammingError, sa.exc.OperationalError, sa.exc.DataError) as error:
+                        if getattr(error, "connection_invalidated", False):
+                            raise
+                        hint = "its sql: must select user_id" + ("" if computed in job.audiences else " and value")
+                        given = getattr(computed, "sql", None) is not None
+                        problems += ConfigError(
+                            f"{config.file}: {job.name} › {computed.name}: the source says: {one_line(error)}",
+                            hint if given else "",
+                        ).problems()
+                        connection.rollback()
+    if problems:
+        raise ConfigError(problems)
+    return compiled

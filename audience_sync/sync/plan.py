@@ -1,0 +1,77 @@
+"""What a sync would send."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from audience_sync import diff
+from audience_sync.computations import Computation
+from audience_sync.config import Config, Job
+from audience_sync.database import is_sqlite, open_source, sqlite_path, told
+from audience_sync.errors import ConfigError
+from audience_sync.snapshot import Databases
+from audience_sync.state import schema
+from audience_sync.sync.checks import chosen_jobs, compile_jobs
+from audience_sync.sync.compare import compare, known, orphans, removed
+from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
+
+
+def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
+    """What a sync would send. Writes nothing but temporary tables, and makes no state where there is none."""
+    jobs = chosen_jobs(config, names)
+    fresh = is_sqlite(config.state) and not _has_state(config)
+    with ExitStack() as stack:
+        if fresh:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            databases = Databases.open(config.source, f"sqlite:///{folder}/plan.db")
+            schema.migrate(databases.state)
+        else:
+            databases = Databases.open(config.source, config.state)
+        stack.callback(databases.dispose)
+        compiled = compile_jobs(config, databases, jobs, as_of)
+        reports = []
+        with told("state", config.state), databases.state.connect() as connection:
+            connection.begin()
+            found = schema.version(connection)
+            schema.refuse_newer(found)
+            if found != schema.CURRENT:
+                raise ConfigError("state: its tables are not those of this version", "run `audience-sync migrate` once")
+            connection.rollback()
+            for job in jobs:
+                report = JobReport(job.key, job.name)
+                for computation in compiled[job.key]:
+                    report.computations.append(_planned(connection, databases, job, computation))
+                with connection.begin():
+                    report.computations += [removed(row, job) for row in orphans(connection, config, job)]
+                if any(c.held for c in report.computations):
+                    report.status = "held"
+                reports.append(report)
+        return RunReport(as_of, reports)
+
+
+def _has_state(config: Config) -> bool:
+    if not sqlite_path(config.state).exists():
+        return False
+    with told("state", config.state):
+        engine = open_source(config.state)  # read-only: a plan must leave the file as it is
+        try:
+            with engine.connect() as connection:
+                return schema.version(connection) is not None
+        finally:
+            engine.dispose()
+
+
+def _planned(connection: Connection, databases: Databases, job: Job, computation: Computation) -> ComputationReport:
+    started = time.monotonic()
+    report = compare(connection, databases, job, computation, known(connection, computation))
+    with connection.begin():
+        found = {kind: diff.sample(connection, kind) for kind in (diff.ENTERED, diff.EXITED, diff.CHANGED)}
+    report.samples = {kind: sample for kind, sample in found.items() if sample}
+    report.seconds = time.monotonic() - started
+    return report

@@ -1,0 +1,232 @@
+"""One sync of a job: computations → snapshot → diff → outbox → delivery, under the job's lock."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import outbox
+from audience_sync.clock import naive, utcnow
+from audience_sync.computations import Computation
+from audience_sync.config import Config, Job
+from audience_sync.database import told, writing
+from audience_sync.delivery import Progress, WorkflowReport, deliver
+from audience_sync.errors import AudienceSyncError
+from audience_sync.snapshot import Databases
+from audience_sync.state.locks import try_lock
+from audience_sync.state.tables import computations, results, syncs
+from audience_sync.sync.checks import chosen_jobs, compile_jobs, prepare
+from audience_sync.sync.compare import compare, known, orphans, removed
+from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
+
+
+def run(
+    config: Config,
+    names: Sequence[str],
+    as_of: datetime,
+    *,
+    allow_large_change: bool = False,
+    progress: Progress | None = None,
+    on_computation: Callable[[ComputationReport], None] | None = None,
+    **delivering: Any,
+) -> RunReport:
+    """One sync of each job, one after another, then delivery to all their workflows.
+
+    `delivering` goes to `delivery.deliver`.
+    """
+    jobs = chosen_jobs(config, names)
+    databases = Databases.open(config.source, config.state)
+    try:
+        compiled = compile_jobs(config, databases, jobs, as_of)
+        prepare(config, databases)
+        with told("state", config.state), ExitStack() as locks:
+            reports, syncs_ = [], []
+            with databases.state.connect() as connection, writing(connection):
+                workflow_ids = outbox.register_workflows(connection, config.workflows, utcnow())
+            for job in jobs:
+                report = JobReport(job.key, job.name)
+                reports.append(report)
+                if not locks.enter_context(try_lock(databases.state, config.state, f"job {job.key}")):
+                    report.status, report.error = "skipped", "another sync of this job is running"
+                    continue
+                with databases.state.connect() as connection:
+                    sync = _Sync(connection, config, databases, job, report, naive(as_of), workflow_ids)
+                    sync.record(compiled[job.key], allow_large_change, on_computation)
+                syncs_.append(sync)
+            wanted = {name for sync in syncs_ for name in config.job_workflows(sync.job)}
+            delivered = deliver(
+                config,
+                databases,
+                {name: workflow_ids[name] for name in config.workflows if name in wanted},
+                progress=progress,
+                **delivering,
+            )
+            with databases.state.connect() as connection:
+                for sync in syncs_:
+                    sync.connection = connection
+                    sync.close(delivered)
+        return RunReport(as_of, reports)
+    finally:
+        databases.dispose()
+
+
+@dataclass
+class _Sync:
+    """One job's sync, from the row that says it runs to the row that says how it ended."""
+
+    connection: Connection
+    config: Config
+    databases: Databases
+    job: Job
+    report: JobReport
+    as_of: datetime
+    workflow_ids: dict[str, int]
+    id: int = 0
+
+    def record(
+        self,
+        compiled: Sequence[Computation],
+        allow_large_change: bool,
+        on_computation: Callable[[ComputationReport], None] | None,
+    ) -> None:
+        """Snapshot, diff and outbox, computation after computation; one that fails does not keep the others."""
+        with writing(self.connection):
+            self.id = self.connection.execute(
+                sa.insert(syncs)
+                .values(
+                    token=secrets.token_hex(8),
+                    job=self.job.key,
+                    as_of=self.as_of,
+                    started_at=utcnow(),
+                    status="running",
+                )
+                .returning(syncs.c.id)
+            ).scalar_one()
+        errors = []
+        for computation in compiled:
+            try:
+                with told("source", self.config.source):
+                    found = self._record(computation, allow_large_change)
+            except AudienceSyncError as error:
+                if self.connection.in_transaction():
+                    self.connection.rollback()
+                errors.append(f"{computation.name}: {error}")
+                continue
+            self.report.computations.append(found)
+            if on_computation is not None:
+                on_computation(found)
+        self.report.computations += self._remove()
+        if errors:
+            self.report.status, self.report.error = "failed", "; ".join(errors)
+        elif any(c.held for c in self.report.computations):
+            self.report.status = "held"
+
+    def _record(self, computation: Computation, allow_large_change: bool) -> ComputationReport:
+        started = time.monotonic()
+        row = known(self.connection, computation)
+        report = compare(self.connection, self.databases, self.job, computation, row)
+        report.held = report.held and not allow_large_change
+        with writing(self.connection) as connection:
+            values: dict[str, Any] = {"name": computation.name, "job": self.job.key, "removed_at": None}
+            if row is None:
+                first = {"key": computation.key, "class": computation.klass, "definition": computation.definition}
+                computation_id = connection.execute(
+                    sa.insert(computations).values(first | values).returning(computations.c.id)
+                ).scalar_one()
+            else:
+                computation_id = row.id
+            last_seq = 0
+            if not report.held:
+                last_seq = outbox.record(
+                    connection,
+                    sync_id=self.id,
+                    computation_id=computation_id,
+                    klass=computation.klass,
+                    initial=report.initial,
+                    workflow_ids=[self.workflow_ids[name] for name in self.config.job_workflows(self.job)],
+                )
+                values |= {"definition": computation.definition, "last_as_of": self.as_of, "size": report.size}
+                if report.initial:
+                    values["first_sync_id"] = self.id
+            connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
+            report.seconds = time.monotonic() - started
+            self._note_result(computation_id, report, last_seq)
+        return report
+
+    def _note_result(self, computation_id: int, report: ComputationReport, last_seq: int) -> None:
+        self.connection.execute(
+            sa.insert(results).values(
+                sync_id=self.id,
+                computation_id=computation_id,
+                initial=report.initial,
+                held=report.held,
+                size=report.size,
+                entered=report.entered,
+                exited=report.exited,
+                changed=report.changed,
+                skipped_ids=report.skipped_ids,
+                seconds=report.seconds,
+                last_seq=last_seq,
+            )
+        )
+
+    def _remove(self) -> list[ComputationReport]:
+        """Computations that jobs.yaml no longer names: kept and told, or, with `on_remove: send false`, told false."""
+        with self.connection.begin():
+            rows = orphans(self.connection, self.config, self.job)
+        reports = []
+        for row in rows:
+            report = removed(row, self.job)
+            with writing(self.connection) as connection:
+                changed: dict[str, Any] = {"removed_at": row.removed_at or utcnow()}
+                if self.job.on_remove == "send false":
+                    last = outbox.record_removal(
+                        connection, sync_id=self.id, computation_id=row.id, klass=row._mapping["class"]
+                    )
+                    changed["size"] = report.size = 0
+                    self._note_result(row.id, report, last)
+                connection.execute(sa.update(computations).where(computations.c.id == row.id).values(changed))
+            reports.append(report)
+        return reports
+
+    def close(self, delivered: Sequence[WorkflowReport]) -> None:
+        """Write down how the sync ended, with what each of its workflows took."""
+        of_job = sa.select(computations.c.id).where(computations.c.job == self.job.key)
+        mine = set(self.connection.execute(of_job).scalars())
+        reasons = []
+        for workflow in delivered:
+            if workflow.workflow not in self.config.job_workflows(self.job):
+                continue
+            waiting, dead = workflow.undelivered(mine), workflow.dead(mine)
+            self.report.deliveries.append(
+                {
+                    "workflow": workflow.workflow,
+                    "delivered": workflow.delivered(mine),
+                    "pending": waiting,
+                    "dead": dead,
+                    "superseded": workflow.superseded(mine),
+                    "seconds": round(workflow.seconds, 3),
+                }
+            )
+            if waiting + dead:
+                why = workflow.last_error or "stopped before all was sent"
+                reasons.append(f"{workflow.workflow} ({workflow.address}): {why}")
+        if reasons and self.report.status != "failed":
+            self.report.status = "undelivered"
+        if reasons and self.report.error is None:
+            self.report.error = "; ".join(reasons)
+        self.report.errors = reasons
+        with writing(self.connection):
+            self.connection.execute(
+                sa.update(syncs)
+                .where(syncs.c.id == self.id)
+                .values(finished_at=utcnow(), status=self.report.status, error=self.report.error)
+            )
