@@ -33,12 +33,16 @@ class Strict(BaseModel):
         if not isinstance(data, Located) or not isinstance(info.context, Document):
             return data
         known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in data:
+        for key, value in data.items():
             if key not in known:
+                cut_off = value is None and " " in str(key)
+                hint = (
+                    'a comma inside { } ends the value before it: put such a value in "quotes"'
+                    if cut_off
+                    else did_you_mean(key, known)
+                )
                 info.context.problems.append(
-                    info.context.problem(
-                        (*data.path, key), f"{key!r} is not known here", did_you_mean(key, known), of_key=True
-                    )
+                    info.context.problem((*data.path, key), f"{key!r} is not known here", hint, of_key=True)
                 )
         # a key left blank is a key not given
         return {key: value for key, value in data.items() if key in known and value is not None}

@@ -1,0 +1,148 @@
+"""Killed with SIGKILL at any instant, the next run goes on from there (rule 4): real processes, real databases."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from conftest import Project
+
+from audience_sync.receiver import Call
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+USERS = 2000
+DEADLINE_SECONDS = 60
+
+members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text), sa.Column("score", sa.Integer))
+
+
+def jobs_yaml(source: str, state: str, url: str) -> str:
+    return f"""\
+version: 1
+source: {source}
+state: {state}
+workflows:
+  w1: {{url: '{url}/w1', shared_secret: s3cret}}
+  w2: {{url: '{url}/w2', shared_secret: s3cret}}
+jobs:
+  - name: J
+    guard: off
+    audiences:
+      - {{name: a, table: {{name: members, user_id: user_id}}}}
+    traits:
+      - {{name: t, sql: "select user_id, score as value from members where score > 2"}}
+"""
+
+
+def draw_members(engine: sa.Engine, draw: random.Random) -> dict[str, int]:
+    scores = {f"u{n:05}": draw.randrange(6) for n in draw.sample(range(USERS), USERS // 2)}
+    with engine.begin() as connection:
+        connection.execute(sa.delete(members))
+        connection.execute(sa.insert(members), [{"user_id": u, "score": s} for u, s in scores.items()])
+    return scores
+
+
+def kill_at_random(project: Project, draw: random.Random, day: int) -> int:
+    """Run a sync and kill it: at a random instant, or in the midst of its calls. Returns its exit code."""
+    process: subprocess.Popen[str] | None = None
+    after_calls = draw.randrange(1, 4000) if draw.random() < 0.6 else None
+    seen = 0
+
+    def kill_in_the_midst(_call: Call) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == after_calls and process is not None:
+            os.kill(process.pid, signal.SIGKILL)
+
+    project.receiver.on_call = kill_in_the_midst
+    process = project.start("run", "--as-of", f"2026-01-{day:02}")
+    try:
+        process.wait(draw.uniform(0.4, 1.6) if after_calls is None else DEADLINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.communicate(timeout=DEADLINE_SECONDS)
+    project.receiver.on_call = None
+    return process.returncode
+
+
+def check_killed_runs(project: Project, source: str, state: str, rounds: int, seed: int) -> None:
+    draw = random.Random(seed)
+    engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
+    members.create(engine)
+    project.write(jobs_yaml(source, state, project.url))
+    assert project.cli("migrate").code == 0
+    codes = []
+    for day in range(1, rounds + 1):
+        scores = draw_members(engine, draw)
+        codes.append(kill_at_random(project, draw, day))
+    assert codes.count(-signal.SIGKILL) >= rounds // 2, codes
+    last = project.cli("run", "--as-of", "2026-02-01", "--json")
+    assert last.code == 0, last.err
+
+    expected = {(user, "a"): True for user in scores} | {(u, "t"): s for u, s in scores.items() if s > 2}
+    for workflow in ("/w1", "/w2"):
+        told = {
+            (user, key): value
+            for (path, user, key), value in project.receiver.told.items()
+            if path == workflow and value is not False and value is not None
+        }
+        assert told == expected
+    check_calls(project.receiver.calls)
+    quiet = len(project.receiver.calls)
+    assert project.cli("run", "--as-of", "2026-02-02").code == 0
+    assert len(project.receiver.calls) == quiet, "a sync without changes told something"
+
+
+def check_calls(calls: list[Call]) -> None:
+    """A repeat carries the same messageId and says the same; apart from repeats, nothing older is told after newer."""
+    said: dict[str, tuple[str, str, object]] = {}
+    newest: dict[tuple[str, str, str], int] = {}
+    for call in calls:
+        ((key, value),) = call.body["traits"].items()
+        message = call.body["messageId"]
+        what = (call.body["userId"], key, value)
+        assert said.setdefault(message, what) == what
+        place = (call.path, call.body["userId"], key)
+        number = int(message.rpartition("-")[2])
+        assert number >= newest.get(place, 0), place
+        newest[place] = number
+        assert call.signature == "ok"
+
+
+def test_killed_at_random_instants_on_sqlite(project: Project) -> None:
+    source, state = f"sqlite:///{project.folder}/shop.db", f"sqlite:///{project.folder}/state.db"
+    check_killed_runs(project, source, state, rounds=24, seed=int(os.environ.get("SEED", "1")))
+
+
+def test_killed_at_random_instants_on_postgresql(project: Project, new_database: Callable[[], str]) -> None:
+    check_killed_runs(project, new_database(), new_database(), rounds=16, seed=int(os.environ.get("SEED", "2")))
+
+
+def test_the_lock_dies_with_its_holder(project: Project, new_database: Callable[[], str]) -> None:
+    """Were the lock a row or a file, the run after a kill would find the job taken."""
+    project.receiver.delay = 0.5
+    for state in (f"sqlite:///{project.folder}/state.db", new_database()):
+        source = f"sqlite:///{project.folder}/shop{len(state)}.db"
+        engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
+        members.create(engine)
+        draw_members(engine, random.Random(3))
+        project.write(jobs_yaml(source, state, project.url))
+        assert project.cli("migrate").code == 0
+        project.receiver.calls.clear()
+        process = project.start("run")
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not project.receiver.calls and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert project.cli("run", "--json").json["jobs"][0]["status"] == "skipped"
+        process.kill()
+        process.communicate(timeout=DEADLINE_SECONDS)
+        project.receiver.delay = 0
+        assert project.cli("run", "--json").json["jobs"][0]["status"] == "succeeded"
+        project.receiver.delay = 0.5
