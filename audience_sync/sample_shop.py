@@ -16,25 +16,25 @@ JOBS_YAML = """\
 version: 1
 source: sqlite:///shop.db
 events:
-  Order Completed: {{table: orders, user_id: customer_id, at: ordered_at}}
-people: {{table: customers, user_id: id}}
+  Order Completed: {table: orders, user_id: customer_id, at: ordered_at}
+people: {table: customers, user_id: id}
 workflows:
-  crm: {{url: "{url}/crm", shared_secret: demo-secret}}
-  ads: {{url: "{url}/ads", shared_secret: demo-secret}}
+  crm: {url: "${TRAY_URL:-http://127.0.0.1:8080}/crm", shared_secret: demo-secret}
+  ads: {url: "${TRAY_URL:-http://127.0.0.1:8080}/ads", shared_secret: demo-secret}
 jobs:
   - name: Lifecycle
     schedule: every 2 hours
     audiences:
       - name: Order Completed Last 30days
-        who: {{did: Order Completed, within: 30 days}}
+        who: {did: Order Completed, within: 30 days}
       - name: Big spenders
-        who: {{did: Order Completed, within: 60 days, sum: {{revenue: {{gte: 250}}}}}}
+        who: {did: Order Completed, within: 60 days, sum: {revenue: {gte: 250}}}
       - name: Gone quiet in Germany
         who:
           all:
-            - {{did: Order Completed, at_least: 2}}
-            - {{has: {{country: DE}}}}
-            - not: {{in: Order Completed Last 30days}}
+            - {did: Order Completed, at_least: 2}
+            - {has: {country: DE}}
+            - not: {in: Order Completed Last 30days}
 """
 
 

@@ -41,7 +41,7 @@ def command(keep: Path | None) -> None:
         with tempfile.TemporaryDirectory(prefix="audience-sync-demo-") as folder:
             play(Path(folder), console)
     left = (
-        f"The shop, jobs.yaml and the state are in {keep}."
+        f"The shop, jobs.yaml and the state are in {keep}; `audience-sync listen` stands in for the workflows."
         if keep
         else "The shop was in a temporary folder and is gone."
     )
@@ -63,8 +63,8 @@ def play(folder: Path, console: Console) -> None:
     )
     with Serving(receiver) as url:
         path = folder / "jobs.yaml"
-        path.write_text(sample_shop.JOBS_YAML.format(url=url), encoding="utf-8")
-        config = load_config(path)
+        path.write_text(sample_shop.JOBS_YAML, encoding="utf-8")
+        config = load_config(path, {"TRAY_URL": url})
         names = [audience.name for job in config.jobs for audience in job.audiences]
         console.print(f"   Its jobs.yaml names {len(names)} audiences: {', '.join(names)}.\n")
         console.print("[bold]2. The first sync[/] tells both workflows about every member.")
