@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
-from conftest import Project
+from support.project import Project
 
 from audience_sync.receiver import Call
 

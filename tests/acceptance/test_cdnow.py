@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import Project
-from shop import cdnow, jobs_yaml, load
+from support.project import Project
+from support.shop import cdnow, jobs_yaml, load
 
 EXPECTED = [
     ("1997-04-01", 8949, 0, 8949),

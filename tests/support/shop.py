@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-CDNOW = Path(__file__).resolve().parents[2] / "shared" / "data" / "cdnow_orders.csv"
+CDNOW = Path(__file__).resolve().parents[3] / "shared" / "data" / "cdnow_orders.csv"
 
 metadata = sa.MetaData()
 orders = sa.Table(
