@@ -2,79 +2,85 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import outbox
-from audience_sync.config import Config
-from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
+from audience_sync.clock import ago, text
+from audience_sync.config import Config, Job
+from audience_sync.config.schedule import first_after, trigger
+from audience_sync.database import is_sqlite
+from audience_sync.history import past_syncs
 from audience_sync.redact import database_address, web_address
-from audience_sync.state import schema
-from audience_sync.state.tables import computations, results, syncs, workflows
+from audience_sync.state.reading import reading
+from audience_sync.state.tables import computations, results, workflows
+
+LATE = timedelta(minutes=10)
+"""A sync that has been due for so long, and was not started, is late."""
 
 
-def _z(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
-
-
-def look(config: Config) -> dict[str, Any]:
+def look(config: Config, now: datetime | None = None) -> dict[str, Any]:
     """The whole picture as one document; writes nothing."""
+    now = now or datetime.now(UTC)
     found: dict[str, Any] = {
         "state": database_address(config.state),
         "jobs": [],
         "workflows": [],
         "advice": [],
     }
-    if is_sqlite(config.state) and not sqlite_path(config.state).exists():
-        found["jobs"] = [_never(job.key, job.name) for job in config.jobs]
-        found["advice"].append("nothing was synced yet: `audience-sync run`")
-        return found
-    with told("state", config.state):
-        engine = open_source(config.state) if is_sqlite(config.state) else open_state(config.state)
-        try:
-            with engine.connect() as connection:
-                version = schema.version(connection)
-                schema.refuse_newer(version)
-                if version is None:
-                    found["jobs"] = [_never(job.key, job.name) for job in config.jobs]
-                    found["advice"].append("state has no tables yet: `audience-sync migrate`")
-                else:
-                    _fill(connection, config, found)
-        finally:
-            engine.dispose()
+    with reading(config.state) as connection:
+        if connection is not None:
+            _fill(connection, config, found, now)
+            return found
+    found["jobs"] = [_job(job.key, job, None, now) for job in config.jobs]
+    found["advice"].append(
+        "nothing was synced yet: `audience-sync run`"
+        if is_sqlite(config.state)
+        else "state has no tables yet: `audience-sync migrate`, then `audience-sync run`"
+    )
     return found
 
 
-def _never(key: str, name: str) -> dict[str, Any]:
-    return {"job": key, "name": name, "in_config": True, "last_sync": None, "computations": []}
+def due_at(job: Job, last_started: datetime | None, now: datetime) -> datetime | None:
+    """When the job's next sync is due, given when its last one started; in the past, if that was missed.
+
+    A job that was never synced is due at its schedule's next instant. None without a schedule.
+    """
+    if job.schedule is None:
+        return None
+    return first_after(trigger(job.schedule, job.timezone), last_started or now)
 
 
-def _fill(connection: Connection, config: Config, found: dict[str, Any]) -> None:
+def _job(key: str, job: Job | None, last: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
+    started = datetime.fromisoformat(last["started_at"]) if last else None
+    due = due_at(job, started, now) if job else None
+    running = last is not None and last["status"] == "running"
+    return {
+        "job": key,
+        "name": job.name if job else key,
+        "in_config": job is not None,
+        "schedule": job.schedule if job else None,
+        "next_run": None if due is None else text(due.astimezone(UTC).replace(tzinfo=None)),
+        "late": due is not None and not running and now - due > LATE,
+        "last_sync": last,
+        "computations": [],
+    }
+
+
+def _fill(connection: Connection, config: Config, found: dict[str, Any], now: datetime) -> None:
     named = {c.key for job in config.jobs for c in job.computed}
-    titles = {job.key: job.name for job in config.jobs}
+    jobs = {job.key: job for job in config.jobs}
     held = _held(connection)
     rows = connection.execute(sa.select(computations).order_by(computations.c.key)).all()
-    for key in dict.fromkeys([*titles, *(row.job for row in rows)]):
-        last = connection.execute(
-            sa.select(syncs).where(syncs.c.job == key).order_by(syncs.c.id.desc()).limit(1)
-        ).first()
-        job = _never(key, titles.get(key, key)) | {"in_config": key in titles}
-        if last is not None:
-            job["last_sync"] = {
-                "as_of": _z(last.as_of),
-                "started_at": _z(last.started_at),
-                "finished_at": _z(last.finished_at),
-                "status": last.status if last.finished_at else "running or killed",
-                "error": last.error,
-            }
+    for key in dict.fromkeys([*jobs, *(row.job for row in rows)]):
+        last = next(iter(past_syncs(connection, config.state, [key], 1)), None)
+        job = _job(key, jobs.get(key), last, now)
         for row in rows:
-            if row.job != key:
-                continue
             removed = row.key not in named
-            if removed and not row.size:
+            if row.job != key or (removed and not row.size):
                 continue
             job["computations"].append(
                 {
@@ -82,59 +88,87 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any]) -> None
                     "name": row.name,
                     "class": row._mapping["class"],
                     "size": row.size,
-                    "as_of": _z(row.last_as_of),
+                    "as_of": text(row.last_as_of),
                     "held": row.id in held,
+                    "held_because": held.get(row.id),
                     "removed": removed,
                 }
             )
-            if row.id in held:
-                found["advice"].append(
-                    f"{row.key} is held by the guard: look at `audience-sync plan`; "
-                    f"to send it: `audience-sync run {key} --allow-large-change`"
-                )
-            if removed:
-                found["advice"].append(
-                    f"{row.key} is no longer in jobs.yaml; its {row.size:,} members are kept and told nothing "
-                    "(on_remove: send false on the job tells them false)"
-                )
         found["jobs"].append(job)
+        found["advice"] += _advice_on_job(job, now)
     for row in connection.execute(
         sa.select(workflows).where(workflows.c.removed_at.is_(None)).order_by(workflows.c.id)
     ):
         counts = outbox.pending(connection, row.id).values()
-        pending, dead = sum(count for count, _ in counts), sum(dead for _, dead in counts)
-        address = web_address(config.workflows[row.name].url) if row.name in config.workflows else None
-        found["workflows"].append(
-            {
-                "workflow": row.name,
-                "address": address,
-                "pending": pending,
-                "dead": dead,
-                "last_acknowledged_at": _z(row.last_ack_at),
-                "last_error_at": _z(row.last_error_at),
-                "last_error": row.last_error,
-            }
+        workflow = {
+            "workflow": row.name,
+            "address": web_address(config.workflows[row.name].url) if row.name in config.workflows else None,
+            "pending": sum(count for count, _ in counts),
+            "dead": sum(dead for _, dead in counts),
+            "last_acknowledged_at": text(row.last_ack_at),
+            "last_error_at": text(row.last_error_at),
+            "last_error": row.last_error,
+        }
+        found["workflows"].append(workflow)
+        running = any(job["last_sync"] and job["last_sync"]["status"] == "running" for job in found["jobs"])
+        found["advice"] += _advice_on_workflow(workflow, running)
+    for name in config.workflows.keys() - {workflow["workflow"] for workflow in found["workflows"]}:
+        found["advice"].append(f"{name} is new in jobs.yaml: it is told of all members by the next `audience-sync run`")
+
+
+def _advice_on_job(job: dict[str, Any], now: datetime) -> list[str]:
+    key, last = job["job"], job["last_sync"]
+    advice = []
+    if last is None and job["in_config"]:
+        advice.append(f"{key} was never synced: `audience-sync run {key}`")
+    elif last is not None and last["status"] == "failed":
+        advice.append(
+            f"{key} failed {ago(last['finished_at'], now)}: {last['error']}: mend it, `audience-sync run {key}`"
         )
-        if pending:
-            why = f" ({row.last_error})" if row.last_error else ""
-            found["advice"].append(f"{row.name} is {pending:,} behind{why}: mend it, then `audience-sync run`")
-        if dead:
-            found["advice"].append(f"{row.name} has {dead:,} dead letters ({row.last_error or 'refused'})")
-
-
-def _held(connection: Connection) -> set[int]:
-    """The computations whose latest sync was held."""
-    latest = sa.select(results.c.computation_id, sa.func.max(results.c.sync_id).label("sync_id")).group_by(
-        results.c.computation_id
-    )
-    newest = latest.subquery()
-    return set(
-        connection.execute(
-            sa.select(results.c.computation_id)
-            .join(
-                newest,
-                sa.and_(newest.c.computation_id == results.c.computation_id, newest.c.sync_id == results.c.sync_id),
+    elif last is not None and last["status"] == "killed":
+        advice.append(f"{key}: its last sync was cut short; what it recorded is kept: `audience-sync run {key}`")
+    if job["late"] and (last is None or last["status"] != "killed"):
+        advice.append(
+            f"{key} is late: it was due {ago(job['next_run'], now)}; see that `audience-sync start` is running, "
+            f"or `audience-sync run {key}`"
+        )
+    for item in job["computations"]:
+        if item["held"]:
+            why = f": {item['held_because']}" if item["held_because"] else ""
+            advice.append(
+                f"{item['key']} is held by the guard{why}; look at `audience-sync plan {key}`; "
+                f"to send it: `audience-sync run {key} --allow-large-change`"
             )
-            .where(results.c.held)
-        ).scalars()
+        if item["removed"]:
+            advice.append(
+                f"{item['key']} is no longer in jobs.yaml; its {item['size']:,} members are kept and told nothing "
+                "(on_remove: send false on the job tells them false)"
+            )
+    return advice
+
+
+def _advice_on_workflow(workflow: dict[str, Any], running: bool) -> list[str]:
+    name, pending, dead = workflow["workflow"], workflow["pending"], workflow["dead"]
+    advice = []
+    if pending and not (running and workflow["last_error"] is None):
+        why = f" ({workflow['last_error']})" if workflow["last_error"] else ""
+        advice.append(f"{name} is {pending:,} behind{why}: mend it, then `audience-sync run`")
+    if dead:
+        advice.append(f"{name} has {dead:,} dead letters ({workflow['last_error'] or 'refused'})")
+    return advice
+
+
+def _held(connection: Connection) -> dict[int, str | None]:
+    """The computations whose latest sync was held, and why."""
+    newest = (
+        sa.select(results.c.computation_id, sa.func.max(results.c.sync_id).label("sync_id"))
+        .group_by(results.c.computation_id)
+        .subquery()
     )
+    latest = sa.and_(newest.c.computation_id == results.c.computation_id, newest.c.sync_id == results.c.sync_id)
+    held: dict[int, str | None] = dict(
+        connection.execute(
+            sa.select(results.c.computation_id, results.c.held_because).join(newest, latest).where(results.c.held)
+        ).all()
+    )
+    return held

@@ -14,12 +14,19 @@ _MARK = {
     "held": "[yellow]‖ held[/]",
     "failed": "[red]✗ failed[/]",
     "skipped": "[yellow]– skipped[/]",
+    "running": "[cyan]▸ running[/]",
+    "killed": "[red]✗ killed[/]",
 }
+
+
+def mark(status: str) -> str:
+    """A sync's status with its sign and colour."""
+    return _MARK[status]
 
 
 def show(report: RunReport, console: Console, *, planned: bool) -> None:
     for job in report.jobs:
-        state = "[cyan]plan[/]" if planned and job.status == "succeeded" else _MARK[job.status]
+        state = "[cyan]plan[/]" if planned and job.status == "succeeded" else mark(job.status)
         console.print(f"\n[bold]{escape(job.name)}[/] as of {instant_text(report.as_of)}  {state}")
         if job.computations:
             table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")

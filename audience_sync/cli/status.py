@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.table import Table
 
 from audience_sync.cli import print_json
 from audience_sync.cli.options import json_option
+from audience_sync.cli.report import mark
+from audience_sync.clock import ago
 from audience_sync.config import load_config
 from audience_sync.status import look
 
@@ -24,16 +27,7 @@ def command(config: Path, as_json: bool) -> None:
         return
     console = Console(highlight=False, soft_wrap=True)
     for job in found["jobs"]:
-        last = job["last_sync"]
-        when = f"last sync {last['status']}, as of {last['as_of']}" if last else "never synced"
-        console.print(
-            f"\n[bold]{escape(job['name'])}[/]  {when}" + ("" if job["in_config"] else "  [yellow]not in jobs.yaml[/]")
-        )
-        for item in job["computations"]:
-            remarks = [word for word in ("held", "removed") if item[word]]
-            console.print(
-                f"  {escape(item['key'])}  {item['size']:,}" + (f"  [yellow]{', '.join(remarks)}[/]" if remarks else "")
-            )
+        _show_job(console, job)
     if found["workflows"]:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for title in ("workflow", "pending", "dead", "last acknowledged", "last error"):
@@ -43,7 +37,7 @@ def command(config: Path, as_json: bool) -> None:
                 escape(item["workflow"]),
                 f"{item['pending']:,}",
                 f"{item['dead']:,}",
-                (item["last_acknowledged_at"] or "never")[:19],
+                ago(item["last_acknowledged_at"]),
                 escape(item["last_error"] or ""),
             )
         console.print()
@@ -54,3 +48,20 @@ def command(config: Path, as_json: bool) -> None:
             console.print(f"[yellow]→[/] {escape(advice)}")
     else:
         console.print("[green]✓[/] nothing is behind; nothing to do")
+
+
+def _show_job(console: Console, job: dict[str, Any]) -> None:
+    last = job["last_sync"]
+    when = f"{mark(last['status'])} {ago(last['started_at'])}, as of {last['as_of']}" if last else "never synced"
+    if not job["in_config"]:
+        when += "  [yellow]not in jobs.yaml[/]"
+    elif job["late"]:
+        when += f"  [yellow]late: was due {ago(job['next_run'])}[/]"
+    elif job["next_run"]:
+        when += f"  [dim]next {ago(job['next_run'])}[/]"
+    console.print(f"\n[bold]{escape(job['name'])}[/]  {when}")
+    for item in job["computations"]:
+        remarks = [word for word in ("held", "removed") if item[word]]
+        console.print(
+            f"  {escape(item['key'])}  {item['size']:,}" + (f"  [yellow]{', '.join(remarks)}[/]" if remarks else "")
+        )

@@ -68,6 +68,7 @@ syncs = sa.Table(
     sa.Column("finished_at", Instant),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("error", sa.Text),
+    sa.Index(PREFIX + "syncs_of_job", "job", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -83,8 +84,21 @@ results = sa.Table(
     sa.Column("exited", sa.BigInteger, nullable=False),
     sa.Column("changed", sa.BigInteger, nullable=False),
     sa.Column("skipped_ids", sa.BigInteger, nullable=False),
+    sa.Column("held_because", sa.Text),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("last_seq", Id, nullable=False),
+)
+
+handed_over = sa.Table(  # what a sync's delivery to each of its workflows came to
+    PREFIX + "handed_over",
+    metadata,
+    sa.Column("sync_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("delivered", sa.BigInteger, nullable=False),
+    sa.Column("pending", sa.BigInteger, nullable=False),
+    sa.Column("dead", sa.BigInteger, nullable=False),
+    sa.Column("superseded", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
 )
 
 workflows = sa.Table(

@@ -22,7 +22,7 @@ from audience_sync.delivery import Progress, WorkflowReport, deliver
 from audience_sync.errors import AudienceSyncError
 from audience_sync.snapshot import Databases
 from audience_sync.state.locks import try_lock
-from audience_sync.state.tables import computations, results, syncs
+from audience_sync.state.tables import computations, handed_over, results, syncs
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
@@ -99,6 +99,12 @@ class _Sync:
     ) -> None:
         """Snapshot, diff and outbox, computation after computation; one that fails does not keep the others."""
         with writing(self.connection):
+            # Nobody else runs this job: its lock is held. What looks unfinished was ended with its process.
+            self.connection.execute(
+                sa.update(syncs)
+                .where(syncs.c.job == self.job.key, syncs.c.finished_at.is_(None), syncs.c.status == "running")
+                .values(status="killed")
+            )
             self.id = self.connection.execute(
                 sa.insert(syncs)
                 .values(
@@ -173,6 +179,7 @@ class _Sync:
                 exited=report.exited,
                 changed=report.changed,
                 skipped_ids=report.skipped_ids,
+                held_because=report.held_because if report.held else None,
                 seconds=report.seconds,
                 last_seq=last_seq,
             )
@@ -225,6 +232,14 @@ class _Sync:
             self.report.error = "; ".join(reasons)
         self.report.errors = reasons
         with writing(self.connection):
+            if self.report.deliveries:
+                self.connection.execute(
+                    sa.insert(handed_over),
+                    [
+                        {**delivery, "workflow_id": self.workflow_ids[delivery["workflow"]], "sync_id": self.id}
+                        for delivery in self.report.deliveries
+                    ],
+                )
             self.connection.execute(
                 sa.update(syncs)
                 .where(syncs.c.id == self.id)

@@ -65,6 +65,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sqlite_autoincrement=True,
     )
+    op.create_index(P + "syncs_of_job", P + "syncs", ["job", "id"])
     op.create_table(
         P + "results",
         sa.Column("sync_id", Id, primary_key=True, autoincrement=False),
@@ -76,8 +77,19 @@ def upgrade() -> None:
         sa.Column("exited", sa.BigInteger, nullable=False),
         sa.Column("changed", sa.BigInteger, nullable=False),
         sa.Column("skipped_ids", sa.BigInteger, nullable=False),
+        sa.Column("held_because", sa.Text),
         sa.Column("seconds", sa.Float, nullable=False),
         sa.Column("last_seq", Id, nullable=False),
+    )
+    op.create_table(
+        P + "handed_over",
+        sa.Column("sync_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("delivered", sa.BigInteger, nullable=False),
+        sa.Column("pending", sa.BigInteger, nullable=False),
+        sa.Column("dead", sa.BigInteger, nullable=False),
+        sa.Column("superseded", sa.BigInteger, nullable=False),
+        sa.Column("seconds", sa.Float, nullable=False),
     )
     op.create_table(
         P + "workflows",
