@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from audience_sync.errors import AudienceSyncError, ConfigError, DatabaseError
 from audience_sync.redact import database_address
 
+IN_FILES = ("sqlite", "duckdb")
+"""The databases that a path names; no server stands before the file."""
 BUSY_SECONDS = 120
 CHUNK_ROWS = 20_000
 
@@ -22,7 +24,7 @@ CHUNK_ROWS = 20_000
 _MISCONFIGURED = re.compile(
     r"password authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
     r"|no pg_hba.conf entry|could not translate host name|failed to resolve host|unable to open database file"
-    r"|permission denied for database",
+    r"|permission denied for database|access denied for user|unknown database",
     re.IGNORECASE,
 )
 
@@ -36,18 +38,65 @@ def sqlite_path(url: str) -> Path:
 
 
 def open_source(url: str) -> Engine:
-    """An engine that cannot write: SQLite opens the file read-only, PostgreSQL's transactions are read-only."""
-    if is_sqlite(url):
-        path = sqlite_path(url)
-        if not path.exists():
+    """An engine that cannot write: a file is opened read-only, a server's transactions are read-only.
+
+    A server's transactions see one instant (REPEATABLE READ), and so do SQLite's and DuckDB's by their nature.
+    """
+    with told("source", url):
+        backend = make_url(url).get_backend_name()
+        if backend in IN_FILES and not (path := sqlite_path(url)).exists():
             raise ConfigError(f"source: there is no file {path.name}", "give source: the path of an existing database")
+        return _OPENERS[backend](url)
 
-        def connect() -> sqlite3.Connection:
-            return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
-        return sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool)
-    engine = _postgresql(url)
-    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+def _sqlite_source(url: str) -> Engine:
+    path = sqlite_path(url)
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+
+    return sa.create_engine("sqlite://", creator=connect, poolclass=sa.pool.NullPool)
+
+
+def _postgresql_source(url: str) -> Engine:
+    return _postgresql(url).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _duckdb_source(url: str) -> Engine:
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"read_only": True})
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.execute("SET TimeZone = 'UTC'")
+
+    return engine
+
+
+def _mysql_source(url: str) -> Engine:
+    engine = sa.create_engine(
+        make_url(url).update_query_dict({"charset": "utf8mb4"}),
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ",
+        connect_args={"connect_timeout": 10},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET time_zone = '+00:00'")
+            cursor.execute("SET SESSION TRANSACTION READ ONLY")
+
+    return engine
+
+
+_EXTRAS = {"duckdb": "duckdb", "mysql": "mysql", "mariadb": "mysql"}
+_OPENERS = {
+    "sqlite": _sqlite_source,
+    "postgresql": _postgresql_source,
+    "duckdb": _duckdb_source,
+    "mysql": _mysql_source,
+    "mariadb": _mysql_source,
+}
 
 
 def open_state(url: str, attach: str | None = None) -> Engine:
@@ -137,11 +186,16 @@ def told(role: str, url: str) -> Iterator[None]:
         yield
     except AudienceSyncError:
         raise
+    except (ModuleNotFoundError, sa.exc.NoSuchModuleError) as error:
+        backend = make_url(url).get_backend_name()
+        extra = _EXTRAS.get(backend)
+        raise ConfigError(
+            f"{role}: {database_address(url)}: the driver of {backend} is not installed",
+            f"pip install 'audience-sync[{extra}]'" if extra else "",
+        ) from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
         said = one_line(error)
         place = f"{role}: {database_address(url)}: {said}"
         if _MISCONFIGURED.search(str(getattr(error, "orig", error))):
             raise ConfigError(place, f"check {role}: in jobs.yaml and the variables that it reads") from error
         raise DatabaseError(place) from error
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{role}: {database_address(url)}: its driver {error.name!r} is not installed") from error

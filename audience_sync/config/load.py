@@ -15,6 +15,7 @@ from audience_sync.config.model import Config
 from audience_sync.config.rules import RULE_WORDS
 from audience_sync.config.strict import did_you_mean
 from audience_sync.config.yaml_file import Document, Path_, read_yaml
+from audience_sync.database import IN_FILES
 from audience_sync.errors import ConfigError, Problem
 
 _SECRET = ("url", "shared_secret", "source", "state")
@@ -71,9 +72,9 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
 
 
 def _beside(url: str, path: Path) -> str:
-    """A relative SQLite path is taken from the folder of jobs.yaml, wherever the command is run."""
+    """A database's relative path is taken from the folder of jobs.yaml, wherever the command is run."""
     parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
+    if parsed.get_backend_name() in IN_FILES and parsed.database:
         parsed = parsed.set(database=str((path.resolve().parent / parsed.database).resolve()))
     return parsed.render_as_string(hide_password=False)
 

@@ -18,11 +18,31 @@ from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests
 from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.strict import Strict
+from audience_sync.database import IN_FILES
 
 MOST_WORKFLOWS = 10
 
 
-def _database_url(value: str) -> str:
+SOURCES = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "duckdb": "duckdb",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+"""The databases a source may be, each with the driver that a bare name stands for."""
+STATES = {name: SOURCES[name] for name in ("sqlite", "postgresql")}
+
+
+def _source_url(value: str) -> str:
+    return _database_url(value, SOURCES)
+
+
+def _state_url(value: str) -> str:
+    return _database_url(value, STATES)
+
+
+def _database_url(value: str, drivers: dict[str, str]) -> str:
     try:
         url = make_url(value)
     except (ArgumentError, ValueError):
@@ -30,18 +50,22 @@ def _database_url(value: str) -> str:
             "database_url",
             "not a database URL; expected one such as sqlite:///shop.db or postgresql://user@host/shop",
         ) from None
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgres":
+        url = url.set(drivername="postgresql")
     backend = url.get_backend_name()
-    if backend not in ("sqlite", "postgresql"):
+    if backend not in drivers:
         raise PydanticCustomError(
             "database_url",
-            "{name} is not a database this version knows; expected sqlite or postgresql",
-            {"name": backend},
+            "{name} is not a database this version knows here; expected one of {known}",
+            {"name": backend, "known": ", ".join(drivers)},
         )
-    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+    if url.drivername == backend:
+        url = url.set(drivername=drivers[backend])
+    if backend in IN_FILES and url.database in (None, "", ":memory:"):
         raise PydanticCustomError(
-            "database_url", "a database in memory forgets everything; expected a file: sqlite:///name.db"
+            "database_url",
+            "a database in memory forgets everything; expected a file: {name}:///name.db",
+            {"name": backend},
         )
     return url.render_as_string(hide_password=False)
 
@@ -236,8 +260,8 @@ class Config(Strict):
     """The whole of jobs.yaml."""
 
     version: Annotated[int, BeforeValidator(_version)]
-    source: Annotated[str, AfterValidator(_database_url)]
-    state: Annotated[str, AfterValidator(_database_url)] = "sqlite:///audience_sync.db"
+    source: Annotated[str, AfterValidator(_source_url)]
+    state: Annotated[str, AfterValidator(_state_url)] = "sqlite:///audience_sync.db"
     space: str | None = None
     events: dict[str, EventTable] = Field(default_factory=dict)
     people: People | None = None
