@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from audience_sync.computations.properties import Property
 from audience_sync.config.strict import did_you_mean
 from audience_sync.errors import ConfigError
 
@@ -48,3 +49,9 @@ class Catalog:
             f"{where}: the table {table.name} has no column {name!r}",
             did_you_mean(name, [c.name for c in table.c]),
         )
+
+    def property(self, table: sa.Table, name: str, json: str | None, where: str) -> sa.Column[object] | Property:
+        """The column of this name or, where there is none, the property of this name in the column `json`."""
+        if json is None or name in table.c:
+            return self.column(table, name, where)
+        return Property(self.column(table, json, where), name, self.dialect)

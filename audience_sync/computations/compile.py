@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Select
 
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.expressions import TimeColumn, has_id, id_text, json_text, lacks_id, meets
+from audience_sync.computations.properties import Property
 from audience_sync.config.model import Audience, Config, EventTable, MembershipTable, Trait
 from audience_sync.config.rules import All, Any_, Did, Has, In, Not, Rule, Tests
 from audience_sync.errors import ConfigError
@@ -112,8 +113,9 @@ class _Compiler:
 
     def did(self, rule: Did) -> Ids:
         events, user_id, conditions = self.events(rule.did)
+        json = self.event_source(rule.did)[1].properties
         conditions += self.window(rule, events[1])
-        conditions += self.tests(events[0], rule.where, f"{self.where}: where")
+        conditions += self.tests(events[0], rule.where, f"{self.where}: where", json)
         count = sa.func.count()
         having: list[ColumnElement[bool]] = []
         if rule.at_least is not None and rule.at_least > 1:
@@ -122,8 +124,9 @@ class _Compiler:
             having.append(count == rule.exactly)
         for word in ("sum", "avg", "min", "max"):
             for name, test in (getattr(rule, word) or {}).items():
-                column = self.catalog.column(events[0], name, f"{self.where}: {word}")
-                total = getattr(sa.func, word)(column, type_=sa.Float)
+                column = self.catalog.property(events[0], name, json, f"{self.where}: {word}")
+                number = column.number if isinstance(column, Property) else column
+                total = getattr(sa.func, word)(number, type_=sa.Float)
                 having.append(meets(total, test, self.as_of, self.dialect, f"{self.where}: {word}: {name}"))
         if rule.exactly == 0:
             did = self.ids(events[0], user_id, conditions, distinct=True)
@@ -144,7 +147,7 @@ class _Compiler:
         assert people is not None, "checked when jobs.yaml was read"
         table = self.catalog.table(people.table, "people")
         user_id = self.catalog.column(table, people.user_id, "people")
-        return self.ids(table, user_id, self.tests(table, rule.has, f"{self.where}: has"), distinct=True)
+        return self.ids(table, user_id, self.tests(table, rule.has, f"{self.where}: has", people.traits), distinct=True)
 
     def members(self, source: MembershipTable) -> Ids:
         table = self.catalog.table(source.name, f"{self.where}: table")
@@ -192,11 +195,14 @@ class _Compiler:
             self.catalog.column(table, source.at, where),
         )
 
+    def event_source(self, event: str) -> tuple[str, EventTable]:
+        name = event if event in self.config.events else "*"
+        return name, self.config.events[name]
+
     def events(
         self, event: str
     ) -> tuple[tuple[sa.Table, ColumnElement[Any]], ColumnElement[Any], list[ColumnElement[bool]]]:
-        name = event if event in self.config.events else "*"
-        source = self.config.events[name]
+        name, source = self.event_source(event)
         table, user_id, at = self.event_table(name, source)
         conditions: list[ColumnElement[bool]] = []
         if source.name is not None:
@@ -220,9 +226,11 @@ class _Compiler:
             latest = min(latest, rule.until)
         return [*conditions, times.until(latest)]
 
-    def tests(self, table: sa.Table, tests: Tests | None, where: str) -> list[ColumnElement[bool]]:
+    def tests(
+        self, table: sa.Table, tests: Tests | None, where: str, json: str | None = None
+    ) -> list[ColumnElement[bool]]:
         return [
-            meets(self.catalog.column(table, name, where), test, self.as_of, self.dialect, f"{where}: {name}")
+            meets(self.catalog.property(table, name, json, where), test, self.as_of, self.dialect, f"{where}: {name}")
             for name, test in (tests or {}).items()
         ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 
+from audience_sync.computations.properties import Property
 from audience_sync.config.rules import Test
 from audience_sync.errors import ConfigError
 
@@ -117,8 +118,12 @@ def _operand(column: ColumnElement[Any], value: Any, where: str) -> Any:
     return str(value)
 
 
-def meets(column: ColumnElement[Any], test: Test, as_of: datetime, dialect: str, where: str) -> ColumnElement[bool]:
+def meets(
+    column: ColumnElement[Any] | Property, test: Test, as_of: datetime, dialect: str, where: str
+) -> ColumnElement[bool]:
     """A test as SQL. A missing value meets only `exists: false`."""
+    if isinstance(column, Property):
+        return column.meets(test, as_of, where)
     text = sa.collate(sa.cast(column, sa.Text), BINARY[dialect])
     plain: ColumnElement[Any] = column if _number(column) or isinstance(column.type, sa.Boolean) else text
     times = TimeColumn(column, dialect)

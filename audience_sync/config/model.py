@@ -123,6 +123,8 @@ class EventTable(Strict):
     at: str
     name: str | None = None
     """The column that holds the event's name; for `"*"`."""
+    properties: str | None = None
+    """A JSON column: what rules name and the table has no column for is looked up in it."""
 
 
 class People(Strict):
@@ -130,6 +132,8 @@ class People(Strict):
 
     table: str
     user_id: str
+    traits: str | None = None
+    """A JSON column: what rules name and the table has no column for is looked up in it."""
 
 
 class Workflow(Strict):

@@ -1,0 +1,113 @@
+"""Properties inside a JSON column, tested as if they were columns of their own.
+
+A column has one type; a property may be a number in one row and text in the next. So the test's value decides:
+`gte: 50` is asked of the rows where the property is a number, `starts_with: A` of its text. A property that is absent,
+or null, is missing, as a NULL in a column is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects.postgresql import JSONB
+
+from audience_sync.config.rules import Test
+from audience_sync.errors import ConfigError
+
+# ISO 8601, dates that exist: PostgreSQL fails the whole query at a text that is no time, and a property may hold any.
+_DAY = (
+    r"\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
+    r"|\d{2}([02468][048]|[13579][26])-02-29"
+)
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?"
+_TIME = rf"^({_DAY})([T ]{_CLOCK} ?(Z|[+-](0\d|1[0-4])(:?[0-5]\d)?)?)?$"
+
+
+@dataclass(frozen=True)
+class Property:
+    """One property of a JSON column (text, json or jsonb) on SQLite or PostgreSQL."""
+
+    column: ColumnElement[Any]
+    name: str
+    dialect: str
+
+    def __post_init__(self) -> None:
+        if self.dialect not in ("sqlite", "postgresql"):
+            raise ConfigError(
+                f"properties of a JSON column cannot be read in {self.dialect}",
+                "make the property a column, in a view of your own",
+            )
+
+    @property
+    def _path(self) -> str:
+        return '$."' + self.name.replace('"', '\\"') + '"'
+
+    @property
+    def number(self) -> ColumnElement[Any]:
+        """Its value where it is a number, else NULL."""
+        if self.dialect == "sqlite":
+            kind = sa.func.json_type(self.column, self._path)
+            extracted = sa.func.json_extract(self.column, self._path, type_=sa.Float)
+            return sa.case((kind.in_(["integer", "real"]), extracted), else_=sa.null())
+        found = sa.cast(self.column, JSONB)[self.name]
+        return sa.case((sa.func.jsonb_typeof(found) == "number", sa.cast(found.astext, sa.Double)), else_=sa.null())
+
+    @property
+    def text(self) -> ColumnElement[Any]:
+        """Its value as text; `true` and `false` for those, JSON for what is nested; NULL when missing."""
+        if self.dialect == "sqlite":
+            kind = sa.func.json_type(self.column, self._path)
+            value = sa.cast(sa.func.json_extract(self.column, self._path), sa.Text)
+            return sa.case((kind.in_(["true", "false"]), kind), else_=value)
+        found: ColumnElement[Any] = sa.cast(self.column, JSONB)[self.name].astext
+        return found
+
+    @property
+    def time(self) -> ColumnElement[Any]:
+        """Its text where that is an ISO 8601 time, else NULL."""
+        if self.dialect == "sqlite":
+            # SQLite makes NULL of what is no time, but takes a bare number for a Julian day.
+            return sa.case((self.text.op("GLOB")("[0-9][0-9][0-9][0-9]-*"), self.text), else_=sa.null())
+        return sa.case((self.text.regexp_match(_TIME), self.text), else_=sa.null())
+
+    def meets(self, test: Test, as_of: datetime, where: str) -> ColumnElement[bool]:
+        parts = [self._one(word, getattr(test, word), as_of, where) for word in sorted(test.model_fields_set)]
+        return sa.and_(*parts)
+
+    def _one(self, word: str, value: Any, as_of: datetime, where: str) -> ColumnElement[bool]:
+        from audience_sync.computations.expressions import meets
+
+        def ask(of: ColumnElement[Any], asked: str, operand: Any) -> ColumnElement[bool]:
+            alone = Test.model_construct(_fields_set={asked}, **{asked: operand})
+            return meets(of, alone, as_of, self.dialect, where)
+
+        if value is None:
+            return sa.true()
+        if word in ("before", "after", "within"):
+            return ask(self.time, word, value)
+        if word in ("gt", "gte", "lt", "lte") and _is_number(value):
+            return ask(self.number, word, value)
+        if word == "eq":
+            return self._equals([value], ask)
+        if word == "in_":
+            return self._equals(value, ask)
+        if word in ("ne", "not_in"):
+            values = [value] if word == "ne" else value
+            return sa.and_(self.text.is_not(None), sa.not_(sa.func.coalesce(self._equals(values, ask), sa.false())))
+        return ask(self.text, word, value)
+
+    def _equals(self, values: list[Any], ask: Any) -> ColumnElement[bool]:
+        """One of the values. 42 is met by the number and by its text: clients send either."""
+        numbers = [value for value in values if _is_number(value)]
+        either = [ask(self.text, "in_", values)]
+        if numbers:
+            either.append(ask(self.number, "in_", numbers))
+        return sa.or_(*either)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
