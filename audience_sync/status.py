@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import outbox
 from audience_sync.clock import ago, text
 from audience_sync.config import Config, Job
-from audience_sync.config.schedule import first_after, trigger
+from audience_sync.config.schedule import ClockTrigger, first_after, trigger
 from audience_sync.database import is_sqlite
 from audience_sync.history import past_syncs
 from audience_sync.redact import database_address, web_address
@@ -47,11 +47,15 @@ def look(config: Config, now: datetime | None = None) -> dict[str, Any]:
 def due_at(job: Job, last_started: datetime | None, now: datetime) -> datetime | None:
     """When the job's next sync is due, given when its last one started; in the past, if that was missed.
 
-    A job that was never synced is due at its schedule's next instant. None without a schedule.
+    A job that was never synced is due at once where its schedule is a length of time, and at the next instant where it
+    is one of the clock. None without a schedule.
     """
     if job.schedule is None:
         return None
-    return first_after(trigger(job.schedule, job.timezone), last_started or now)
+    when = trigger(job.schedule, job.timezone)
+    if last_started is None and not isinstance(when, ClockTrigger):
+        return now
+    return first_after(when, last_started or now)
 
 
 def _job(key: str, job: Job | None, last: dict[str, Any] | None, now: datetime) -> dict[str, Any]:

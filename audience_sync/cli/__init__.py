@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "Show what a sync would send; send and write nothing.",
     "run": "Sync once, then exit.",
     "status": "Show where things stand, and what to do.",
+    "start": "Sync each job at its schedule until told to stop.",
     "history": "Show past syncs: sizes, changes, deliveries.",
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -13,13 +11,8 @@ from audience_sync.cli.options import as_of_option, instant_or_now, json_option
 from audience_sync.cli.progress import Bars
 from audience_sync.cli.report import show
 from audience_sync.config import load_config
+from audience_sync.delivery.stopping import stop_on_signals
 from audience_sync.sync import run
-
-
-def stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-    """The first SIGTERM or Ctrl-C lets what is in flight finish and writes down the rest; it stays pending."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
 
 @click.command("run")

@@ -215,6 +215,10 @@ class Job(Strict):
     name: str
     schedule: str | None = None
     timezone: str | None = None
+    jitter: SecondsField | None = None
+    """Each scheduled sync starts up to so many seconds late, at random, so that many jobs do not start at once."""
+    timeout: SecondsField = 12 * 3600.0
+    """`start` ends a sync that takes longer, in seconds, and tells."""
     workflows: list[str] | None = None
     audiences: list[Audience] = Field(default_factory=list)
     traits: list[Trait] = Field(default_factory=list)

@@ -7,6 +7,7 @@ import time
 from datetime import date, timedelta
 from typing import Any
 
+import pytest
 from support.project import Project
 from support.shop import jobs_yaml, load
 
@@ -59,6 +60,7 @@ def wait_for_status(project: Project, wanted: str) -> dict[str, Any]:
     raise AssertionError(f"the sync was never {wanted}")
 
 
+@pytest.mark.slow
 def test_a_running_sync_is_told_from_a_killed_one(project: Project) -> None:
     load(f"sqlite:///{project.folder}/shop.db", orders(("2026-01-20", 40)))
     project.write(jobs_yaml("sqlite:///shop.db", "sqlite:///state.db", project.url))

@@ -1,0 +1,164 @@
+"""`start` as a real process, at `every 2 seconds`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support.project import Project
+
+DEADLINE_SECONDS = 40
+
+members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text))
+
+
+def shop(project: Project) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{project.folder}/shop.db", poolclass=sa.pool.NullPool)
+    members.create(engine)
+    return engine
+
+
+def jobs_yaml(project: Project, schedule: str, extra: str = "") -> str:
+    return f"""\
+version: 1
+source: sqlite:///shop.db
+workflows:
+  w1: {{url: '{project.url}/w1', shared_secret: s3cret}}
+jobs:
+  - name: J
+    schedule: {schedule}
+    guard: off
+{extra}    audiences:
+      - {{name: a, table: {{name: members, user_id: user_id}}}}
+"""
+
+
+def join(engine: sa.Engine, *users: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.insert(members), [{"user_id": user} for user in users])
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextmanager
+def started(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    log = (project.folder / "log").open("a")
+    process = subprocess.Popen(project.command("start", *arguments), stderr=log, env=project.environment(), text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(DEADLINE_SECONDS)
+        log.close()
+
+
+def log_lines(project: Project) -> list[dict[str, Any]]:
+    path = project.folder / "log"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ended(project: Project) -> list[dict[str, Any]]:
+    return [line for line in log_lines(project) if line["event"] == "sync ended"]
+
+
+def test_it_syncs_reloads_and_stops(project: Project) -> None:
+    engine = shop(project)
+    join(engine, "u1")
+    project.write(jobs_yaml(project, "every 2 seconds"))
+    with started(project) as process:
+        until(lambda: ("/w1", "u1", "a") in project.receiver.told)
+        join(engine, "u2")
+        until(lambda: ("/w1", "u2", "a") in project.receiver.told)
+        project.write("version: 1\njobs: nonsense\n")
+        until(lambda: any("old one stays in use" in line["event"] for line in log_lines(project)))
+        join(engine, "u3")
+        until(lambda: ("/w1", "u3", "a") in project.receiver.told)
+        project.write(jobs_yaml(project, "every 2 seconds").replace("name: a,", "name: b,"))
+        until(lambda: ("/w1", "u3", "b") in project.receiver.told)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+    lines = log_lines(project)
+    assert lines[-1]["event"] == "stopped"
+    assert all(line["status"] == "succeeded" for line in ended(project))
+    runs = [line["run"] for line in lines if line["event"] == "sync started"]
+    assert len(runs) == len(set(runs)) >= 3
+    assert {line["run"] for line in lines if line["event"] == "recorded"} <= set(runs)
+    assert "s3cret" not in (project.folder / "log").read_text()
+    assert {s["status"] for s in project.cli("history", "--json").json["syncs"]} == {"succeeded"}
+
+
+@pytest.mark.slow
+def test_sigterm_lets_calls_in_flight_finish_and_keeps_the_rest(project: Project) -> None:
+    engine = shop(project)
+    join(engine, *(f"u{n}" for n in range(3000)))
+    project.write(jobs_yaml(project, "every 1 hour"))
+    project.receiver.delay = 0.3
+    with started(project) as process:
+        until(lambda: len(project.receiver.calls) > 40)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+    (line,) = ended(project)
+    assert line["status"] == "undelivered"
+    assert line["delivered"] == len(project.receiver.calls), "each call that arrived is written down"
+    assert line["delivered"] + line["pending"] == 3000
+    project.receiver.delay = 0.0
+    assert project.cli("run").code == 0
+    assert len(project.receiver.calls) == 3000, "nothing was told twice"
+
+
+@pytest.mark.slow
+def test_a_stuck_run_is_ended_and_told(project: Project) -> None:
+    engine = shop(project)
+    join(engine, *(f"u{n}" for n in range(500)))
+    project.write(jobs_yaml(project, "every 3 seconds", extra="    timeout: 2 s\n"))
+    project.receiver.delay = 1.0
+    with started(project) as process:
+        until(lambda: ended(project))
+        project.receiver.delay = 0.0
+        until(lambda: ended(project)[-1]["status"] == "succeeded")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+    assert ended(project)[0]["status"] == "timed out"
+    assert "took longer than 2 s" in ended(project)[0]["error"]
+    assert len(project.receiver.told) == 500
+
+
+@pytest.mark.slow
+def test_a_child_that_is_killed_is_told_and_made_up_for(project: Project) -> None:
+    engine = shop(project)
+    join(engine, *(f"u{n}" for n in range(500)))
+    project.write(jobs_yaml(project, "every 3 seconds"))
+    project.receiver.delay = 0.5
+    with started(project) as process:
+        until(lambda: project.receiver.calls)
+        (pid,) = (line["pid"] for line in log_lines(project) if line["event"] == "sync started")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: ended(project))
+        assert ended(project)[0]["status"] == "killed" and "SIGKILL" in ended(project)[0]["error"]
+        project.receiver.delay = 0.0
+        until(lambda: ended(project)[-1]["status"] == "succeeded")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_SECONDS) == 0
+    assert len(project.receiver.told) == 500
+
+
+def test_what_cannot_be_started(project: Project) -> None:
+    shop(project)
+    project.write(jobs_yaml(project, "every 2 hours").replace("    schedule: every 2 hours\n", ""))
+    ran = project.cli("start")
+    assert ran.code == 2
+    assert "no job has a schedule" in ran.err
