@@ -66,13 +66,13 @@ class Receiver:
         headers = dict(scope["headers"])
         if self.delay:
             await asyncio.sleep(self.delay)
-        status = self._take(scope["method"], scope["path"], raw, headers.get(b"x-signature", b"").decode("latin-1"))
+        status = self.take(scope["method"], scope["path"], raw, headers.get(b"x-signature", b"").decode("latin-1"))
         text = b'{"ok":true}' if status < 300 else b'{"ok":false}'
         fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": text})
 
-    def _take(self, method: str, path: str, raw: bytes, given: str) -> int:
+    def take(self, method: str, path: str, raw: bytes, given: str) -> int:
         if method != "POST":
             return 405
         try:

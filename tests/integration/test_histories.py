@@ -158,20 +158,28 @@ def expected(today: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return found | {(u, "t"): v for u, v in today["values"].items()}
 
 
-@settings(
-    max_examples=int(os.environ.get("HISTORIES", "25")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(steps=st.lists(step, min_size=1, max_size=5))
-def test_every_history_ends_in_the_latest_snapshot_on_sqlite(steps: list[dict[str, Any]]) -> None:
-    folder = Path(tempfile.mkdtemp())
-    world = World(folder, f"sqlite:///{folder}/shop.db", f"sqlite:///{folder}/state.db")
-    try:
-        with Serving(world.receiver) as url:
-            world.play(url, steps)
-    finally:
-        shutil.rmtree(folder)
+def check_on_sqlite(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(steps=st.lists(step, min_size=1, max_size=5))
+    def check(steps: list[dict[str, Any]]) -> None:
+        folder = Path(tempfile.mkdtemp())
+        world = World(folder, f"sqlite:///{folder}/shop.db", f"sqlite:///{folder}/state.db")
+        try:
+            with Serving(world.receiver) as url:
+                world.play(url, steps)
+        finally:
+            shutil.rmtree(folder)
+
+    check()
+
+
+def test_a_few_histories_end_in_the_latest_snapshot_on_sqlite() -> None:
+    check_on_sqlite(examples=5)
+
+
+@pytest.mark.slow
+def test_every_history_ends_in_the_latest_snapshot_on_sqlite() -> None:
+    check_on_sqlite(examples=int(os.environ.get("HISTORIES", "40")))
 
 
 @pytest.mark.slow

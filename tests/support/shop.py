@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from datetime import date
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-CDNOW = Path(__file__).resolve().parents[3] / "shared" / "data" / "cdnow_orders.csv"
+
+def cdnow_file() -> Path | None:
+    """The CDNOW orders stand outside the project: in `shared/data` beside it or above, or where CDNOW_ORDERS says."""
+    if given := os.environ.get("CDNOW_ORDERS"):
+        return Path(given)
+    above = (folder / "shared" / "data" / "cdnow_orders.csv" for folder in Path(__file__).resolve().parents[3:])
+    return next((path for path in above if path.exists()), None)
+
 
 metadata = sa.MetaData()
 orders = sa.Table(
@@ -26,13 +38,12 @@ def engine(url: str) -> sa.Engine:
     return sa.create_engine(url, poolclass=sa.pool.NullPool)
 
 
+@cache
 def cdnow() -> list[dict[str, object]]:
-    if not CDNOW.exists():
-        pytest.skip("the CDNOW orders are not here: they stand outside the project, in ../shared/data")
-    from datetime import date
-    from decimal import Decimal
-
-    with CDNOW.open() as file:
+    file = cdnow_file()
+    if file is None:
+        pytest.skip("the CDNOW orders are not here: put them in ../shared/data or name them in CDNOW_ORDERS")
+    with file.open() as lines:
         return [
             {
                 "customer_id": row["customer_id"],
@@ -40,15 +51,22 @@ def cdnow() -> list[dict[str, object]]:
                 "units": int(row["units"]),
                 "revenue": Decimal(row["revenue"]),
             }
-            for row in csv.DictReader(file)
+            for row in csv.DictReader(lines)
         ]
 
 
 def load(url: str, rows: Iterable[dict[str, object]]) -> None:
     made = engine(url)
     metadata.create_all(made)
-    with made.begin() as connection:
-        connection.execute(sa.insert(orders), list(rows))
+    if made.dialect.name == "sqlite":
+        with made.begin() as connection:
+            connection.execute(sa.insert(orders), list(rows))
+        return
+    with made.begin() as connection, connection.connection.cursor() as cursor:
+        names = [column.name for column in orders.c]
+        with cursor.copy(f"COPY orders ({', '.join(names)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row([row[name] for name in names])
 
 
 def jobs_yaml(source: str, state: str, url: str, *, workflows: int = 1, extra: str = "") -> str:
@@ -67,3 +85,11 @@ jobs:
       - name: Order Completed Last 30days
         who: {{did: Order Completed, within: 30 days}}
 {extra}"""
+
+
+def copy_of(url: str, folder: Path, new_database: Callable[[str], str]) -> str:
+    """A database of its own with what the loaded one at `url` holds."""
+    if url.startswith("sqlite"):
+        shutil.copy(url.removeprefix("sqlite:///"), folder / "shop.db")
+        return f"sqlite:///{folder}/shop.db"
+    return new_database(str(sa.make_url(url).database))
