@@ -76,6 +76,8 @@ def _job_json(config: Config, job: Job, now: datetime) -> dict[str, object]:
 
 
 def _connect(config: Config, now: datetime) -> None:
+    if config.reads_relay and is_sqlite(config.state) and not sqlite_path(config.state).exists():
+        return  # the relay or the first run makes it; checking must not
     databases = Databases.open(config.source, config.state)
     try:
         compile_jobs(config, databases, config.jobs, now)

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 from audience_sync.computations.properties import Property
 from audience_sync.config.strict import did_you_mean
 from audience_sync.errors import ConfigError
+from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE
 
 
 class Catalog:
@@ -37,9 +38,10 @@ class Catalog:
                         *inspector.get_table_names(schema or None),
                         *inspector.get_view_names(schema or None),
                     ]
-                raise ConfigError(
-                    f"{where}: the source has no table {name!r}", did_you_mean(name, [n for n in known if n])
-                ) from None
+                hint = did_you_mean(name, [n for n in known if n])
+                if name in (RELAY_EVENTS, RELAY_PEOPLE):
+                    hint = "run `audience-sync migrate` once"
+                raise ConfigError(f"{where}: the source has no table {name!r}", hint) from None
         return self._tables[name]
 
     def column(self, table: sa.Table, name: str, where: str) -> sa.Column[object]:

@@ -17,8 +17,9 @@ from audience_sync.config.strict import did_you_mean
 from audience_sync.config.yaml_file import Document, Path_, read_yaml
 from audience_sync.database import IN_FILES
 from audience_sync.errors import ConfigError, Problem
+from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE
 
-_SECRET = ("url", "shared_secret", "source", "state")
+_SECRET = ("url", "shared_secret", "source", "state", "write_keys")
 _EXPECTED = {
     "missing": "is missing",
     "int_parsing": "expected a whole number",
@@ -45,6 +46,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     config: Config | None = None
     if not isinstance(document.data, dict):
         raise ConfigError([document.problem((), "expected names with values, such as version: 1")])
+    _read_relay(document)
     try:
         config = Config.model_validate(document.data, context=document)
     except ValidationError as error:
@@ -68,7 +70,38 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         }
     )
     resolved._file = path
+    if resolved.reads_relay and resolved.source != resolved.state:
+        raise ConfigError(
+            [
+                document.problem(
+                    ("source",),
+                    "events: relay reads what came in through the relay, which is in state:, not in another database",
+                    "leave source: out, or write events: with the tables of your source",
+                )
+            ]
+        )
     return resolved
+
+
+def _read_relay(document: Document) -> None:
+    """`events: relay` stands for the relay's own views in state, as events and, where none is given, as people."""
+    data = document.data
+    if data.get("events") != "relay":
+        return
+    events: dict[str, Any] = {"table": RELAY_EVENTS, "user_id": "user_id", "at": "at"}
+    data["events"] = {"*": {**events, "name": "name", "properties": "properties"}}
+    if data.get("people") is None:
+        data["people"] = {"table": RELAY_PEOPLE, "user_id": "user_id", "traits": "traits"}
+    if data.get("source") is None:
+        data["source"] = data.get("state") or Config.model_fields["state"].default
+    if data.get("relay") is None:
+        document.problems.append(
+            document.problem(
+                ("events",),
+                "events: relay reads what came in through the relay, which is not given",
+                "add relay: {write_keys: [${RELAY_WRITE_KEY}]}",
+            )
+        )
 
 
 def _beside(url: str, path: Path) -> str:
@@ -98,7 +131,7 @@ def _problem(document: Document, found: Any) -> Problem:
     else:
         message = str(found["msg"])
     written = document.place(path).written
-    if written and path and path[-1] not in _SECRET:
+    if written and path and not set(path) & set(_SECRET):
         message = f"{written!r}: {message}"
     return document.problem(path, message)
 

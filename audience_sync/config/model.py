@@ -19,6 +19,7 @@ from audience_sync.config.rules import Rule, Tests
 from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.strict import Strict
 from audience_sync.database import IN_FILES
+from audience_sync.state.tables import RELAY_EVENTS
 
 MOST_WORKFLOWS = 10
 
@@ -136,6 +137,38 @@ class People(Strict):
     """A JSON column: what rules name and the table has no column for is looked up in it."""
 
 
+MESSAGES = ("identify", "track", "page", "screen", "group", "alias", "delete")
+"""The types of Segment's messages."""
+
+
+def _message_type(value: object) -> str:
+    if value not in MESSAGES:
+        raise PydanticCustomError(
+            "message_type", "not a type of message; expected some of {known}", {"known": ", ".join(MESSAGES)}
+        )
+    return str(value)
+
+
+def _write_key(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-9;-~]{1,200}", value):
+        raise PydanticCustomError("write_key", "expected a write key: letters and digits, without blanks and colons")
+    return value
+
+
+def _origin(value: object) -> str:
+    if value != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", str(value)):
+        raise PydanticCustomError("origin", "expected a web page's origin such as https://shop.example, or *")
+    return str(value).lower()
+
+
+class Relay(Strict):
+    """The door for Segment's own clients."""
+
+    write_keys: list[Annotated[str, BeforeValidator(_write_key)]] = Field(min_length=1)
+    origins: list[Annotated[str, BeforeValidator(_origin)]] = Field(default_factory=list)
+    """Web pages whose scripts may call it (CORS); by default none."""
+
+
 class Workflow(Strict):
     """A Tray workflow, and how hard it may be driven."""
 
@@ -149,6 +182,8 @@ class Workflow(Strict):
     """Seconds for one whole attempt."""
     connect_timeout: SecondsField = 5.0
     ca_file: str | None = None
+    messages: list[Annotated[str, BeforeValidator(_message_type)]] | None = None
+    """The types of the relay's messages that it is told; by default all."""
 
 
 class Named(Strict):
@@ -273,6 +308,7 @@ class Config(Strict):
     space: str | None = None
     events: dict[str, EventTable] = Field(default_factory=dict)
     people: People | None = None
+    relay: Relay | None = None
     workflows: Annotated[dict[str, Workflow], AfterValidator(_most_workflows), Field(min_length=1)]
     jobs: Annotated[list[Job], Field(min_length=1)]
 
@@ -281,6 +317,11 @@ class Config(Strict):
     @property
     def file(self) -> Path:
         return self._file
+
+    @property
+    def reads_relay(self) -> bool:
+        """Whether the rules read what came in through the relay: then the source is the state."""
+        return any(event.table == RELAY_EVENTS for event in self.events.values())
 
     def audience(self, name: str) -> Audience | None:
         """An audience of any job, by name or key."""

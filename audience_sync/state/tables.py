@@ -161,3 +161,60 @@ leftovers = sa.Table(
     sa.Column("dead_at", Instant),
     sa.Index(PREFIX + "leftovers_due", "workflow_id", "next_attempt_at"),
 )
+
+relay_seen = sa.Table(  # messageIds that came in within the window in which a repeat is dropped
+    PREFIX + "relay_seen",
+    metadata,
+    sa.Column("message_id", UserId, primary_key=True),
+    sa.Column("received_at", Instant, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+relay_messages = sa.Table(  # what people did, as it came in
+    PREFIX + "relay_messages",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("message_id", UserId, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("name", UserId, nullable=False),
+    sa.Column("user_id", UserId),
+    sa.Column("anonymous_id", UserId),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("properties", sa.Text, nullable=False),  # JSON
+    sa.Index(PREFIX + "relay_messages_name", "name", "at"),
+    sa.Index(PREFIX + "relay_messages_user", "user_id"),
+    sa.Index(PREFIX + "relay_messages_anonymous", "anonymous_id"),
+)
+
+relay_links = sa.Table(  # whose an anonymous id is, and who a renamed user is now: never a chain of them
+    PREFIX + "relay_links",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),  # anonymous | user
+    sa.Column("id", UserId, primary_key=True),
+    sa.Column("user_id", UserId, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+relay_profiles = sa.Table(
+    PREFIX + "relay_profiles",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),  # anonymous | user
+    sa.Column("id", UserId, primary_key=True),
+    sa.Column("traits", sa.Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
+
+relay_counts = sa.Table(
+    PREFIX + "relay_counts",
+    metadata,
+    sa.Column("type", sa.Text, primary_key=True),
+    sa.Column("outcome", sa.Text, primary_key=True),
+    sa.Column("workflow", sa.Text, primary_key=True),  # empty where it is the same for all
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Views over the relay's tables, for rules and for SQL of one's own: what each known user did, and who they are.
+RELAY_EVENTS = PREFIX + "relay_events"
+RELAY_PEOPLE = PREFIX + "relay_people"

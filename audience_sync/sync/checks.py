@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 
 from audience_sync.computations import Computation, compile_computation
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.expressions import BINARY
 from audience_sync.config import Config, Job
 from audience_sync.config.strict import did_you_mean
-from audience_sync.database import is_sqlite, one_line, told
+from audience_sync.database import is_sqlite, one_line, open_state, told
 from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases
 from audience_sync.state import schema
@@ -31,13 +32,29 @@ def chosen_jobs(config: Config, names: Sequence[str]) -> list[Job]:
     return chosen
 
 
+def open_databases(config: Config) -> Databases:
+    """Both engines. Where rules read the relay's tables, those must be there before anything can be compiled."""
+    if config.reads_relay:
+        with told("state", config.state):
+            engine = open_state(config.state)
+            try:
+                _bring_up_to_date(config, engine)
+            finally:
+                engine.dispose()
+    return Databases.open(config.source, config.state)
+
+
 def prepare(config: Config, databases: Databases) -> None:
     """Make sure that state has today's tables: SQLite is brought there, another database's owner is asked to."""
     with told("state", config.state):
-        if is_sqlite(config.state):
-            schema.migrate(databases.state)
-        else:
-            schema.require_current(databases.state)
+        _bring_up_to_date(config, databases.state)
+
+
+def _bring_up_to_date(config: Config, state: Engine) -> None:
+    if is_sqlite(config.state):
+        schema.migrate(state)
+    else:
+        schema.require_current(state)
 
 
 def compile_jobs(

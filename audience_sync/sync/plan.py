@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import diff
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
-from audience_sync.database import is_sqlite, open_source, sqlite_path, told
+from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
 from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases
 from audience_sync.state import schema
@@ -29,8 +29,11 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
     with ExitStack() as stack:
         if fresh:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            databases = Databases.open(config.source, f"sqlite:///{folder}/plan.db")
-            schema.migrate(databases.state)
+            state = f"sqlite:///{folder}/plan.db"
+            engine = open_state(state)
+            schema.migrate(engine)
+            engine.dispose()
+            databases = Databases.open(state if config.reads_relay else config.source, state)
         else:
             databases = Databases.open(config.source, config.state)
         stack.callback(databases.dispose)

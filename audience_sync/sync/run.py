@@ -23,7 +23,7 @@ from audience_sync.errors import AudienceSyncError
 from audience_sync.snapshot import Databases
 from audience_sync.state.locks import try_lock
 from audience_sync.state.tables import computations, handed_over, results, syncs
-from audience_sync.sync.checks import chosen_jobs, compile_jobs, prepare
+from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
 
@@ -43,7 +43,7 @@ def run(
     `delivering` goes to `delivery.deliver`.
     """
     jobs = chosen_jobs(config, names)
-    databases = Databases.open(config.source, config.state)
+    databases = open_databases(config)
     try:
         compiled = compile_jobs(config, databases, jobs, as_of)
         prepare(config, databases)

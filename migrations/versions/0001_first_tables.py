@@ -142,3 +142,69 @@ def upgrade() -> None:
         sa.Column("dead_at", Instant),
     )
     op.create_index(P + "leftovers_due", P + "leftovers", ["workflow_id", "next_attempt_at"])
+    op.create_table(
+        P + "relay_seen",
+        sa.Column("message_id", UserId, primary_key=True),
+        sa.Column("received_at", Instant, nullable=False, index=True),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        P + "relay_messages",
+        sa.Column("id", Id, primary_key=True, autoincrement=True),
+        sa.Column("message_id", UserId, nullable=False),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("name", UserId, nullable=False),
+        sa.Column("user_id", UserId),
+        sa.Column("anonymous_id", UserId),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("received_at", Instant, nullable=False),
+        sa.Column("properties", sa.Text, nullable=False),
+    )
+    op.create_index(P + "relay_messages_name", P + "relay_messages", ["name", "at"])
+    op.create_index(P + "relay_messages_user", P + "relay_messages", ["user_id"])
+    op.create_index(P + "relay_messages_anonymous", P + "relay_messages", ["anonymous_id"])
+    op.create_table(
+        P + "relay_links",
+        sa.Column("kind", sa.Text, primary_key=True),
+        sa.Column("id", UserId, primary_key=True),
+        sa.Column("user_id", UserId, nullable=False, index=True),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        P + "relay_profiles",
+        sa.Column("kind", sa.Text, primary_key=True),
+        sa.Column("id", UserId, primary_key=True),
+        sa.Column("traits", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        P + "relay_counts",
+        sa.Column("type", sa.Text, primary_key=True),
+        sa.Column("outcome", sa.Text, primary_key=True),
+        sa.Column("workflow", sa.Text, primary_key=True),
+        sa.Column("count", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    # Whose a message is shows when it is read: an anonymous visitor's count for the user once they are linked.
+    op.execute(
+        """
+        CREATE VIEW audience_sync_relay_events AS
+        SELECT coalesce(renamed.user_id, told.user_id) AS user_id, told.name, told.at, told.properties, told.type,
+               told.anonymous_id, told.message_id, told.received_at
+        FROM (
+            SELECT coalesce(message.user_id, link.user_id) AS user_id, message.name, message.at, message.properties,
+                   message.type, message.anonymous_id, message.message_id, message.received_at
+            FROM audience_sync_relay_messages message
+            LEFT JOIN audience_sync_relay_links link
+                ON message.user_id IS NULL AND link.kind = 'anonymous' AND link.id = message.anonymous_id
+        ) told
+        LEFT JOIN audience_sync_relay_links renamed ON renamed.kind = 'user' AND renamed.id = told.user_id
+        WHERE told.user_id IS NOT NULL
+        """
+    )
+    op.execute(
+        """
+        CREATE VIEW audience_sync_relay_people AS
+        SELECT id AS user_id, traits FROM audience_sync_relay_profiles WHERE kind = 'user'
+        """
+    )

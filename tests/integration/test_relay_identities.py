@@ -1,0 +1,172 @@
+"""Who is who, on both databases: what an anonymous visitor did counts for the user once they are known."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from audience_sync.clock import utcnow
+from audience_sync.config import load_config
+from audience_sync.database import open_state, writing
+from audience_sync.relay.messages import read_one
+from audience_sync.relay.opening import open_routes
+from audience_sync.relay.store import DEDUPE_WINDOW, Routes, drop_old_ids, store
+from audience_sync.state import schema
+from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE, outbox, relay_counts, relay_seen
+
+NOW = datetime(2026, 3, 1, 12)
+
+
+class Store:
+    def __init__(self, url: str, folder: Path) -> None:
+        self.engine = open_state(url)
+        schema.migrate(self.engine)
+        path = folder / "jobs.yaml"
+        path.write_text(
+            f"""\
+version: 1
+state: {url}
+events: relay
+relay: {{write_keys: [wk]}}
+workflows:
+  crm: {{url: "http://127.0.0.1:1/crm"}}
+  ads: {{url: "http://127.0.0.1:1/ads", messages: [identify, track]}}
+jobs: [{{name: J, audiences: [{{name: A, who: {{did: E}}}}]}}]
+"""
+        )
+        self.connection = self.engine.connect()
+        with writing(self.connection):
+            self.routes: Routes = open_routes(self.connection, load_config(path), utcnow())[0]
+
+    def take(self, *calls: dict[str, Any], together: bool = True) -> int:
+        messages = [read_one(call["type"], call, NOW, "server") for call in calls]
+        for group in [messages] if together else [[message] for message in messages]:
+            with writing(self.connection):
+                sent = store(self.connection, group, self.routes, NOW)
+        return sent
+
+    def rows(self, table: str, *columns: str) -> list[Any]:
+        found = sa.table(table, *(sa.column(name) for name in columns))
+        with self.connection.begin():
+            return sorted(tuple(row) for row in self.connection.execute(sa.select(found)))
+
+    def events(self) -> list[tuple[str, str]]:
+        return self.rows(RELAY_EVENTS, "user_id", "name")
+
+    def people(self) -> dict[str, Any]:
+        return {user: json.loads(traits) for user, traits in self.rows(RELAY_PEOPLE, "user_id", "traits")}
+
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        with self.connection.begin():
+            return {(r.type, r.outcome, r.workflow): r.count for r in self.connection.execute(sa.select(relay_counts))}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path}/state.db"
+    if request.param == "postgresql":
+        new_database: Callable[[], str] = request.getfixturevalue("new_database")
+        url = new_database()
+    made = Store(url, tmp_path)
+    yield made
+    made.connection.close()
+    made.engine.dispose()
+
+
+def track(event: str, **who: str) -> dict[str, Any]:
+    return {"type": "track", "event": event, **who}
+
+
+def identify(traits: dict[str, Any] | None = None, **who: str) -> dict[str, Any]:
+    return {"type": "identify", "traits": traits or {}, **who}
+
+
+def alias(previous: str, user: str) -> dict[str, Any]:
+    return {"type": "alias", "previousId": previous, "userId": user}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_who_is_who(opened: Store, together: bool) -> None:
+    def take(*calls: dict[str, Any]) -> None:
+        opened.take(*calls, together=together)
+
+    take(track("Before", anonymousId="a1"), identify({"seen": 1, "plan": "free"}, anonymousId="a1"))
+    assert (opened.events(), opened.people()) == ([], {})
+    take(identify({"plan": "pro"}, userId="u1", anonymousId="a1"), track("After", anonymousId="a1"))
+    assert opened.events() == [("u1", "After"), ("u1", "Before")]
+    assert opened.people() == {"u1": {"seen": 1, "plan": "pro"}}
+    # a second user of one device does not get what the first did
+    take(track("Other", userId="u2", anonymousId="a1"), track("Anonymous again", anonymousId="a1"))
+    assert opened.events() == [("u1", "After"), ("u1", "Anonymous again"), ("u1", "Before"), ("u2", "Other")]
+    # u1 is renamed, and renamed again; what comes in under the old names counts for the new one
+    take(alias("u1", "v1"), identify({"plan": None, "city": "Bonn"}, userId="u1"), alias("v1", "w1"))
+    take(track("Late", userId="u1"), track("Later", userId="v1"))
+    assert {user for user, name in opened.events() if name != "Other"} == {"w1"} and len(opened.events()) == 6
+    assert opened.people() == {"w1": {"seen": 1, "city": "Bonn"}, "u2": {}}
+    # back to a name that it had
+    take(alias("w1", "u1"), track("Back", userId="w1"))
+    assert {user for user, name in opened.events() if name != "Other"} == {"u1"}
+    assert opened.people() == {"u1": {"seen": 1, "city": "Bonn"}, "u2": {}}
+    # alias of an anonymous id, and of oneself
+    take(track("Visited", anonymousId="a9"), alias("a9", "u9"), alias("u9", "u9"))
+    assert ("u9", "Visited") in opened.events()
+
+
+def test_a_batch_says_the_same_as_its_messages_one_by_one(opened: Store, tmp_path: Path) -> None:
+    draw = random.Random(11)
+    other = Store(f"sqlite:///{tmp_path}/other.db", tmp_path)
+    users, anonymous = ["u1", "u2", "u3"], ["a1", "a2", "u1"]
+    for _ in range(25):
+        calls: list[dict[str, Any]] = []
+        for _ in range(draw.randrange(1, 7)):
+            who: dict[str, str] = draw.choice(
+                [
+                    {"userId": draw.choice(users)},
+                    {"anonymousId": draw.choice(anonymous)},
+                    {"userId": draw.choice(users), "anonymousId": draw.choice(anonymous)},
+                ]
+            )
+            kind = draw.randrange(3)
+            if kind == 0:
+                calls.append(track(f"E{draw.randrange(3)}", **who))
+            elif kind == 1:
+                calls.append(identify({draw.choice("xyz"): draw.choice([1, 2, None])}, **who))
+            else:
+                calls.append(alias(draw.choice(users + anonymous), draw.choice(users)))
+        opened.take(*calls)
+        other.take(*calls, together=False)
+        assert (opened.events(), opened.people()) == (other.events(), other.people())
+    other.connection.close()
+    other.engine.dispose()
+
+
+def test_counted_filtered_and_dropped_when_it_comes_again(opened: Store) -> None:
+    first = {**track("E", userId="u"), "messageId": "m1"}
+    assert opened.take(first, {**first, "event": "twin"}, {**track("E", userId="v"), "messageId": "m2"}) == 2
+    assert opened.take(first) == 0
+    assert opened.take({"type": "page", "userId": "u"}, {**track("E", userId="u"), "integrations": {"All": False}}) == 1
+    assert opened.counts() == {
+        ("track", "received", ""): 5,
+        ("track", "duplicate", ""): 2,
+        ("track", "forwarded", "crm"): 2,
+        ("track", "forwarded", "ads"): 2,
+        ("track", "filtered by integrations", ""): 1,
+        ("page", "received", ""): 1,
+        ("page", "forwarded", "crm"): 1,
+        ("page", "filtered by messages", "ads"): 1,
+    }
+    with opened.connection.begin():
+        sent = opened.connection.execute(sa.select(outbox.c.user_id, outbox.c.value).order_by(outbox.c.seq)).all()
+    assert [(user, json.loads(value)["messageId"][:1]) for user, value in sent][:2] == [("u", "m"), ("v", "m")]
+    with writing(opened.connection):
+        drop_old_ids(opened.connection, NOW + DEDUPE_WINDOW)
+        assert len(opened.connection.execute(sa.select(relay_seen)).all()) == 4
+        drop_old_ids(opened.connection, NOW + DEDUPE_WINDOW + timedelta(seconds=1))
+        assert not opened.connection.execute(sa.select(relay_seen)).all()
