@@ -25,3 +25,16 @@ def database_address(url: str) -> str:
         return make_url(url).difference_update_query(list(make_url(url).query)).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return "a database URL that cannot be read"
+
+
+def without_secrets(text: str, url: str, *secrets: str | None) -> str:
+    """A receiver's or library's words without what they may repeat of an address and of secrets."""
+    hidden = [secret for secret in secrets if secret]
+    try:
+        parts = urlsplit(url)
+        hidden += [parts.query, parts.password or "", *(piece for piece in parts.path.split("/") if len(piece) > 5)]
+    except ValueError:
+        hidden.append(url)
+    for secret in sorted(filter(None, hidden), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text

@@ -74,6 +74,10 @@ def errors() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def tell_stopping() -> None:
+    errors().print("[yellow]stopping[/]: what is in flight may finish, the rest is kept; once more ends at once")
+
+
 def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
@@ -85,7 +89,7 @@ def main() -> None:
         code = cli.main(args=arguments, prog_name="audience-sync", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         errors().print("[red]interrupted[/]: what was recorded is kept; run again to go on")
         code = 1
     except click.ClickException as error:

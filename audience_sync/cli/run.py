@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from audience_sync.cli import errors, print_json
+from audience_sync.cli import errors, print_json, tell_stopping
 from audience_sync.cli.options import as_of_option, instant_or_now, json_option
 from audience_sync.cli.progress import Bars
 from audience_sync.cli.report import show
@@ -30,14 +30,14 @@ def command(
     configuration is wrong; 3: held by the guard.
     """
     loaded = load_config(config)
-    with Bars() as bars:
+    with stop_on_signals(tell_stopping) as stopping, Bars() as bars:
         report = run(
             loaded,
             jobs,
             instant_or_now(as_of),
             allow_large_change=allow_large_change,
             progress=bars,
-            stopping=stop_on_signals,
+            stopping=stopping,
         )
     if as_json:
         print_json(report.as_json())

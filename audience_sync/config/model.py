@@ -106,11 +106,13 @@ def _on_remove(value: object) -> str:
 
 
 def _seconds(value: object) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)?\s*", str(value).lower())
+    match = re.fullmatch(
+        r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*", str(value).lower()
+    )
     if not match or float(match[1]) <= 0:
         raise PydanticCustomError("seconds", "expected a time such as 15 s or 2 minutes")
     unit = match[2] or "s"
-    return float(match[1]) * (0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]])
+    return float(match[1]) * (0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit[0]])
 
 
 SecondsField = Annotated[float, BeforeValidator(_seconds)]
@@ -181,6 +183,14 @@ class Workflow(Strict):
     timeout: SecondsField = 15.0
     """Seconds for one whole attempt."""
     connect_timeout: SecondsField = 5.0
+    read_timeout: SecondsField = 10.0
+    """Seconds without a byte before an attempt is given up."""
+    max_attempts: int = Field(10, ge=1, le=1000)
+    """Failed attempts that make a dead letter. Those made while the workflow takes nothing at all do not count."""
+    max_age: SecondsField = 86400.0
+    """Seconds after its first attempt at which a delivery that fails again is a dead letter."""
+    max_wait: SecondsField = 900.0
+    """Seconds that one run waits in all for calls to be taken; the rest is left for the next run."""
     ca_file: str | None = None
     messages: list[Annotated[str, BeforeValidator(_message_type)]] | None = None
     """The types of the relay's messages that it is told; by default all."""

@@ -1,31 +1,35 @@
-"""All workflows at once, each with its own sender, lock and connection (DESIGN, rule 5)."""
+"""All workflows at once, each with its own thread, connection and sender (DESIGN, rule 5)."""
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import httpx
 
-from audience_sync import outbox
-from audience_sync.config import Config
-from audience_sync.database import writing
+from audience_sync import __version__, outbox
+from audience_sync.config import Config, Workflow
+from audience_sync.database import is_sqlite, told, writing
+from audience_sync.delivery.curl_wire import CurlWire
+from audience_sync.delivery.httpx_wire import HttpxWire
 from audience_sync.delivery.sender import Patience, Sender, Tally
-from audience_sync.delivery.transport import CurlTransport
+from audience_sync.delivery.wire import Wire
 from audience_sync.redact import web_address
 from audience_sync.snapshot import Databases
 from audience_sync.state.locks import try_lock
 from audience_sync.state.schema import state_id
+from audience_sync.state.tables import workflows
 
 LOCK_POLL_SECONDS = 0.1
 
 
 class Progress(Protocol):
-    """Where a sender says how far it is; see `cli.progress`."""
+    """Where a sender says how far it is; see `cli.progress`. Called from several threads."""
 
     def start(self, workflow: str, total: int) -> None: ...
 
@@ -64,38 +68,27 @@ def deliver(
     patience: Patience | None = None,
     progress: Progress | None = None,
     transports: Callable[[str], httpx.AsyncBaseTransport] | None = None,
-    stopping: Callable[[asyncio.Event, asyncio.AbstractEventLoop], None] | None = None,
+    stopping: threading.Event | None = None,
 ) -> list[WorkflowReport]:
     """Deliver what is in the outbox for these workflows; returns when each has nothing left or its patience ends.
 
-    `transports` gives the transport for a workflow's name; by default libcurl. `stopping` is handed an event to
-    set when the process is asked to stop.
+    `transports` gives an httpx transport for a workflow's name, in place of libcurl. `stopping` is set when the
+    process is asked to stop: what is in flight may finish, the rest stays in the outbox.
     """
-
-    async def main() -> list[WorkflowReport]:
-        stop = asyncio.Event()
-        if stopping is not None:
-            stopping(stop, asyncio.get_running_loop())
-        return list(
-            await asyncio.gather(
-                *(
-                    _one(config, databases, name, id_, patience or Patience(), progress, transports, stop)
-                    for name, id_ in workflow_ids.items()
-                )
-            )
-        )
-
-    try:
-        import uvloop
-    except ImportError:
-        reports = asyncio.run(main())
-    else:
-        reports = uvloop.run(main())
+    stop = stopping or threading.Event()
+    if not workflow_ids:
+        return []
+    with ThreadPoolExecutor(len(workflow_ids), thread_name_prefix="sender") as threads:
+        delivering = [
+            threads.submit(_one, config, databases, name, id_, patience or Patience(), progress, transports, stop)
+            for name, id_ in workflow_ids.items()
+        ]
+        reports = [future.result() for future in delivering]
     _prune(databases)
     return reports
 
 
-async def _one(
+def _one(
     config: Config,
     databases: Databases,
     name: str,
@@ -103,57 +96,58 @@ async def _one(
     patience: Patience,
     progress: Progress | None,
     transports: Callable[[str], httpx.AsyncBaseTransport] | None,
-    stop: asyncio.Event,
+    stop: threading.Event,
 ) -> WorkflowReport:
     workflow = config.workflows[name]
     report = WorkflowReport(name, web_address(workflow.url))
     started = time.monotonic()
-    with ExitStack() as stack:
-        connection = stack.enter_context(await asyncio.to_thread(databases.state.connect))
-        lock = ExitStack()
-        stack.callback(lock.close)
-        while not await asyncio.to_thread(
-            lambda: lock.enter_context(try_lock(databases.state, databases.state_url, f"deliver {name}"))
-        ):
-            # Another run delivers to this workflow; it will also deliver what this one has recorded.
-            if time.monotonic() - started > patience.total or stop.is_set():
-                break
-            await asyncio.sleep(LOCK_POLL_SECONDS)
-        else:
+    with told("state", config.state), ExitStack() as stack:
+        connection = stack.enter_context(databases.state.connect())
+        if _our_turn(databases, name, workflow, stack, stop):
             with connection.begin():
                 identity = state_id(connection)
                 waiting = sum(count for count, _ in outbox.pending(connection, workflow_id).values())
             if progress is not None:
                 progress.start(name, waiting)
-            transport = transports(name) if transports else CurlTransport(workflow.ca_file)
-            sender = Sender(
+            report.tally = Sender(
                 connection=connection,
                 name=name,
                 workflow_id=workflow_id,
                 workflow=workflow,
-                transport=transport,
+                wire=_wire(name, workflow, transports),
                 state_id=identity,
                 space_id=config.space or f"spa_{identity}",
                 patience=patience,
                 on_progress=lambda count: progress.advance(name, count) if progress else None,
                 stopping=stop,
-            )
-            try:
-                report.tally = await sender.run()
-            finally:
-                await transport.aclose()
-
-        def look() -> None:
-            from audience_sync.state.tables import workflows
-
-            with connection.begin():
-                report.pending = outbox.pending(connection, workflow_id)
-                row = connection.execute(workflows.select().where(workflows.c.id == workflow_id)).one()
-                report.last_error = report.tally.stopped_because or row.last_error
-
-        await asyncio.to_thread(look)
+            ).run()
+        with connection.begin():
+            report.pending = outbox.pending(connection, workflow_id)
+            row = connection.execute(workflows.select().where(workflows.c.id == workflow_id)).one()
+            report.last_error = report.tally.stopped_because or row.last_error
     report.seconds = time.monotonic() - started
     return report
+
+
+def _our_turn(databases: Databases, name: str, workflow: Workflow, stack: ExitStack, stop: threading.Event) -> bool:
+    """On SQLite one process at a time delivers to a workflow, and also delivers what others have recorded meanwhile;
+    elsewhere senders share its lanes."""
+    if not is_sqlite(databases.state_url):
+        return True
+    deadline = time.monotonic() + workflow.max_wait
+    while time.monotonic() < deadline and not stop.is_set():
+        lock = ExitStack()
+        if lock.enter_context(try_lock(databases.state, databases.state_url, f"deliver {name}")):
+            stack.push(lock)
+            return True
+        lock.close()
+        stop.wait(LOCK_POLL_SECONDS)
+    return False
+
+
+def _wire(name: str, workflow: Workflow, transports: Callable[[str], httpx.AsyncBaseTransport] | None) -> Wire:
+    headers = {"Content-Type": "application/json", "User-Agent": f"audience-sync/{__version__}"}
+    return HttpxWire(workflow, headers, transports(name)) if transports else CurlWire(workflow, headers)
 
 
 def _prune(databases: Databases) -> None:

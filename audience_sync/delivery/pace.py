@@ -1,14 +1,11 @@
-"""How hard a workflow is driven: calls in flight, calls a second, and whether it is asked at all."""
+"""How hard a workflow is driven: calls in flight, and whether it is asked at all."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 
 class Pace:
-    """Additive increase, multiplicative decrease under a ceiling (TCP's congestion control, RFC 5681), a token
-    bucket for `rate`, and a circuit breaker.
+    """Additive increase, multiplicative decrease under a ceiling (TCP's congestion control, RFC 5681), and a circuit
+    breaker. Instants are those of `time.monotonic`.
 
     The breaker opens after `TRIP` failures without one success between them. While it is open one delivery at a
     time is tried, after pauses that double up to `LONGEST_PAUSE`; the first that succeeds closes it.
@@ -18,48 +15,45 @@ class Pace:
     FIRST_PAUSE = 0.25
     LONGEST_PAUSE = 15.0
 
-    def __init__(self, ceiling: int, rate: float | None) -> None:
+    def __init__(self, ceiling: int, *, limit: float | None = None, probing: bool = False) -> None:
         self.ceiling = ceiling
-        self.limit = float(min(ceiling, 16))
-        self.rate = rate
+        self.limit = min(float(ceiling), max(1.0, limit or 16.0))
         self._growing = True
         self._lowered_at = 0.0
-        self._failures = 0
+        self._failures = self.TRIP if probing else 0
         self._pause = self.FIRST_PAUSE
-        self._tokens = 1.0
-        self._filled_at = time.monotonic()
+        self._not_before = 0.0
 
     @property
     def is_open(self) -> bool:
         return self._failures >= self.TRIP
 
+    def room(self, in_flight: int, now: float) -> int:
+        """How many more calls may start."""
+        if now < self._not_before:
+            return 0
+        return (1 if self.is_open else int(self.limit)) - in_flight
+
+    def wait(self, now: float) -> float:
+        """Seconds until it may be asked again."""
+        return max(0.0, self._not_before - now)
+
     def succeeded(self) -> None:
         self._failures = 0
         self._pause = self.FIRST_PAUSE
-        self.limit = min(float(self.ceiling), self.limit + (1.0 if self._growing else 1.0 / self.limit))
+        if self.limit < self.ceiling:
+            self.limit = min(float(self.ceiling), self.limit + (1.0 if self._growing else 1.0 / self.limit))
 
-    def failed(self) -> None:
+    def failed(self, now: float) -> None:
         self._failures += 1
-        now = time.monotonic()
         if now - self._lowered_at > 0.1:  # the failures of one moment are one sign
             self._lowered_at = now
             self._growing = False
             self.limit = max(1.0, self.limit / 2)
+        if self.is_open:
+            self.hold(now + self._pause)
+            self._pause = min(self.LONGEST_PAUSE, self._pause * 2)
 
-    def next_pause(self) -> float:
-        pause = self._pause
-        self._pause = min(self.LONGEST_PAUSE, pause * 2)
-        return pause
-
-    async def token(self) -> None:
-        """Wait for leave to send one call."""
-        if self.rate is None:
-            return
-        while True:
-            now = time.monotonic()
-            self._tokens = min(max(1.0, self.rate / 10), self._tokens + (now - self._filled_at) * self.rate)
-            self._filled_at = now
-            if self._tokens >= 1:
-                self._tokens -= 1
-                return
-            await asyncio.sleep((1 - self._tokens) / self.rate)
+    def hold(self, until: float) -> None:
+        """Leave it alone until then: it asked to be."""
+        self._not_before = max(self._not_before, until)

@@ -1,12 +1,29 @@
-"""How a process that delivers is asked to stop."""
+"""The first SIGTERM or Ctrl-C lets what is in flight finish and writes down the rest; the second ends at once."""
 
 from __future__ import annotations
 
-import asyncio
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
-def stop_on_signals(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-    """The first SIGTERM or Ctrl-C lets what is in flight finish and writes down the rest; it stays pending."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+@contextmanager
+def stop_on_signals(tell: Callable[[], None] | None = None) -> Iterator[threading.Event]:
+    """An event that is set when the process is asked to stop; `tell` says so to whoever asked."""
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if tell is not None:
+            tell()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

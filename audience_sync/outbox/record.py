@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.diff import ENTERED, EXITED, changes
+from audience_sync.outbox.lanes import lane_of
 from audience_sync.snapshot import snapshot
 from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
 
@@ -146,8 +147,9 @@ def _insert(
 ) -> None:
     connection.execute(
         sa.insert(outbox).from_select(
-            ["computation_id", "sync_id", "user_id", "value", "previous"],
+            ["lane", "computation_id", "sync_id", "user_id", "value", "previous"],
             sa.select(
+                lane_of(rows.c.user_id, connection.dialect.name),
                 sa.literal(computation_id, sa.BigInteger),
                 sa.literal(sync_id, sa.BigInteger),
                 rows.c.user_id,
@@ -163,8 +165,9 @@ def _send_all(
 ) -> None:
     connection.execute(
         sa.insert(outbox).from_select(
-            ["computation_id", "sync_id", "workflow_id", "user_id", "value", "previous"],
+            ["lane", "computation_id", "sync_id", "workflow_id", "user_id", "value", "previous"],
             sa.select(
+                lane_of(whom.c.user_id, connection.dialect.name),
                 sa.literal(computation_id, sa.BigInteger),
                 sa.literal(sync_id, sa.BigInteger),
                 sa.literal(workflow, sa.BigInteger),

@@ -1,6 +1,6 @@
-"""Windows: the stretch of outbox that a workflow works through, with what need not be sent taken out of it.
+"""Windows: the stretch of outbox that a lane of a workflow works through, with what need not be sent taken out of it.
 
-A window is opened when nothing of the workflow is in flight: at the start of each run, and when the last one is
+A window is opened when nothing of the lane is in flight: at the start of each run, and when the last one is
 worked through. For each (computation, user) with undelivered changes up to the outbox's head:
 
 1. all but the newest are passed over: the receiver must end at the newest value, and would be told an older one
@@ -11,12 +11,15 @@ worked through. For each (computation, user) with undelivered changes up to the 
    over: it must not be told what it was told last. This holds only for rows beyond the previous window's end:
    earlier ones may have been attempted, or stand for others passed over before them, so what the workflow has
    is not certain.
+4. Of a coalescing job's changes of one user in one sync, all but the first are merged into it: one call tells them all.
 
 Rows passed over are listed in `passed_over`, so that a crash in the middle of a window changes none of these decisions.
+Messages of the relay are *chained* instead: each is its own news, so none is superseded, and they go out one by one.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +27,10 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
 
 from audience_sync.outbox.record import head
-from audience_sync.state.tables import leftovers, outbox, passed_over, routes, workflows
+from audience_sync.state.tables import computations, lanes, leftovers, outbox, passed_over, routes
+
+CHAINED = "message"
+"""The class of computations whose rows are chained."""
 
 
 def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
@@ -50,41 +56,61 @@ def is_passed_over(workflow_id: int) -> ColumnElement[bool]:
     )
 
 
-def open_window(connection: Connection, workflow_id: int) -> tuple[bool, dict[int, int]]:
-    """Open the next window up to the outbox's head, in the caller's transaction.
+def open_window(connection: Connection, workflow_id: int, lane: int, now: datetime) -> tuple[int, int, dict[int, int]]:
+    """Open the lane's next window up to the outbox's head, in the caller's transaction.
 
-    Returns whether it reaches further than the last, and how many rows of each computation were superseded.
+    Returns the cursor, the window's end, and how many rows of each computation were superseded.
     """
-    cursor, last_end = connection.execute(
-        sa.select(workflows.c.cursor, workflows.c.window_end).where(workflows.c.id == workflow_id)
-    ).one()
+    of_lane = sa.and_(lanes.c.workflow_id == workflow_id, lanes.c.lane == lane)
+    cursor, last_end = connection.execute(sa.select(lanes.c.cursor, lanes.c.window_end).where(of_lane)).one()
     end = max(head(connection), last_end)
     if end == last_end:
-        return False, {}
+        return cursor, end, {}
     superseded: dict[int, int] = {}
-    if _may_repeat(connection, workflow_id, cursor):
-        superseded = _take_out(connection, workflow_id, cursor, last_end, end)
-    connection.execute(sa.update(workflows).where(workflows.c.id == workflow_id).values(window_end=end))
-    return True, superseded
+    if _may_repeat(connection, workflow_id, lane, cursor):
+        superseded = _take_out(connection, workflow_id, lane, cursor, last_end, end, now)
+    if coalescing(connection):
+        _merge(connection, workflow_id, lane, last_end, end)
+    connection.execute(sa.update(lanes).where(of_lane).values(window_end=end))
+    return cursor, end, superseded
 
 
-def _may_repeat(connection: Connection, workflow_id: int, cursor: int) -> bool:
+def coalescing(connection: Connection) -> bool:
+    query = sa.select(computations.c.id).where(computations.c.coalesced).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _ids(condition: ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(computations.c.id).where(condition)
+
+
+def _may_repeat(connection: Connection, workflow_id: int, lane: int, cursor: int) -> bool:
     """Whether some (computation, user) can occur twice: not when each computation's rows are of one sync."""
-    if connection.execute(sa.select(leftovers.c.seq).where(leftovers.c.workflow_id == workflow_id).limit(1)).first():
+    waiting = sa.select(leftovers.c.seq).where(leftovers.c.workflow_id == workflow_id, leftovers.c.lane == lane)
+    if connection.execute(waiting.limit(1)).first():
         return True
     joined, meant = routed(workflow_id)
     per_computation = (
         sa.select(outbox.c.computation_id)
         .select_from(joined)
-        .where(outbox.c.seq > cursor, meant)
+        .where(outbox.c.lane == lane, outbox.c.seq > cursor, meant)
         .group_by(outbox.c.computation_id)
         .having(sa.func.min(outbox.c.sync_id) != sa.func.max(outbox.c.sync_id))
     )
     return connection.execute(per_computation.limit(1)).first() is not None
 
 
-def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: int, end: int) -> dict[int, int]:
+def _take_out(
+    connection: Connection, workflow_id: int, lane: int, cursor: int, last_end: int, end: int, now: datetime
+) -> dict[int, int]:
     joined, meant = routed(workflow_id)
+    here = sa.and_(
+        outbox.c.lane == lane,
+        outbox.c.seq > cursor,
+        outbox.c.seq <= end,
+        meant,
+        outbox.c.computation_id.not_in(_ids(computations.c["class"] == CHAINED)),
+    )
     same: Any = {"partition_by": (outbox.c.computation_id, outbox.c.user_id)}
     other = sa.case((outbox.c.value == "true", "false"), else_="true")
     told_before = sa.func.coalesce(outbox.c.previous, other)
@@ -101,13 +127,14 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
             sa.func.first_value(outbox.c.value).over(order_by=outbox.c.seq.desc(), **same).label("after"),
         )
         .select_from(joined)
-        .where(outbox.c.seq > cursor, outbox.c.seq <= end, meant, ~is_passed_over(workflow_id))
+        .where(here, ~is_passed_over(workflow_id))
         .subquery("chain")
     )
     waiting = (
         sa.exists()
         .where(
             leftovers.c.workflow_id == workflow_id,
+            leftovers.c.chained.is_(False),
             leftovers.c.computation_id == chain.c.computation_id,
             leftovers.c.user_id == chain.c.user_id,
         )
@@ -132,7 +159,7 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
     newest = (
         sa.select(outbox.c.computation_id, outbox.c.user_id, sa.func.max(outbox.c.seq).label("seq"))
         .select_from(joined)
-        .where(outbox.c.seq > cursor, outbox.c.seq <= end, meant)
+        .where(here)
         .group_by(outbox.c.computation_id, outbox.c.user_id)
         .subquery("newest")
     )
@@ -145,6 +172,7 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
         sa.update(leftovers)
         .where(
             leftovers.c.workflow_id == workflow_id,
+            leftovers.c.chained.is_(False),
             leftovers.c.computation_id == takes_over.c.computation_id,
             leftovers.c.user_id == takes_over.c.user_id,
             leftovers.c.seq < takes_over.c.seq,
@@ -154,7 +182,39 @@ def _take_out(connection: Connection, workflow_id: int, cursor: int, last_end: i
             sync_id=takes_over.c.sync_id,
             value=takes_over.c.value,
             attempts=0,
+            first_attempt_at=now,
+            merged_into=None,
             dead_at=None,
         )
     )
     return superseded
+
+
+def _merge(connection: Connection, workflow_id: int, lane: int, last_end: int, end: int) -> None:
+    """Only rows beyond the last window: an earlier one may have been told alone, and its messageId with it; were more
+    merged into it now, a receiver that drops repeats would drop the rest."""
+    joined, meant = routed(workflow_id)
+    told_together = (
+        sa.select(
+            outbox.c.seq,
+            sa.func.min(outbox.c.seq).over(partition_by=(outbox.c.sync_id, outbox.c.user_id)).label("first"),
+        )
+        .select_from(joined)
+        .where(
+            outbox.c.lane == lane,
+            outbox.c.seq > last_end,
+            outbox.c.seq <= end,
+            meant,
+            ~is_passed_over(workflow_id),
+            outbox.c.computation_id.in_(_ids(computations.c.coalesced)),
+        )
+        .subquery("told_together")
+    )
+    connection.execute(
+        sa.insert(passed_over).from_select(
+            ["workflow_id", "seq", "merged_into"],
+            sa.select(sa.literal(workflow_id, sa.BigInteger), told_together.c.seq, told_together.c.first).where(
+                told_together.c.seq != told_together.c.first
+            ),
+        )
+    )

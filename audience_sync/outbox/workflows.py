@@ -9,9 +9,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.outbox.lanes import COUNT
 from audience_sync.outbox.record import head, take_turn
 from audience_sync.outbox.windows import is_passed_over, routed
-from audience_sync.state.tables import leftovers, outbox, passed_over, routes, workflows
+from audience_sync.state.tables import lanes, leftovers, outbox, passed_over, routes, workflows
 
 
 def register_workflows(connection: Connection, names: Iterable[str], now: datetime) -> dict[str, int]:
@@ -26,13 +27,22 @@ def register_workflows(connection: Connection, names: Iterable[str], now: dateti
     end = head(connection)
     for name in wanted:
         if name not in known:
-            connection.execute(sa.insert(workflows).values(name=name, cursor=end, window_end=end))
+            id_ = connection.execute(sa.insert(workflows).values(name=name).returning(workflows.c.id)).scalar_one()
+            count = COUNT[connection.dialect.name]
+            connection.execute(
+                sa.insert(lanes),
+                [{"workflow_id": id_, "lane": lane, "cursor": end, "window_end": end} for lane in range(count)],
+            )
         elif known[name].removed_at is not None:
-            start = max(end, known[name].window_end)
+            id_ = known[name].id
             connection.execute(
                 sa.update(workflows)
-                .where(workflows.c.name == name)
-                .values(removed_at=None, cursor=start, window_end=start, last_error=None, last_error_at=None)
+                .where(workflows.c.id == id_)
+                .values(removed_at=None, paused_at=None, breaker_opened_at=None, last_error=None, last_error_at=None)
+            )
+            start = sa.case((lanes.c.window_end > end, lanes.c.window_end), else_=end)
+            connection.execute(
+                sa.update(lanes).where(lanes.c.workflow_id == id_).values(cursor=start, window_end=start)
             )
     for name, row in known.items():
         if name not in wanted and row.removed_at is None:
@@ -47,16 +57,24 @@ def register_workflows(connection: Connection, names: Iterable[str], now: dateti
 
 def pending(connection: Connection, workflow_id: int) -> dict[int, tuple[int, int]]:
     """For each computation with any: deliveries still to be acknowledged, and dead letters."""
-    cursor = sa.select(workflows.c.cursor).where(workflows.c.id == workflow_id).scalar_subquery()
     joined, meant = routed(workflow_id)
+    of_lane = sa.and_(lanes.c.workflow_id == workflow_id, lanes.c.lane == outbox.c.lane)
     counts: dict[int, tuple[int, int]] = {}
     for computation_id, count in connection.execute(
         sa.select(outbox.c.computation_id, sa.func.count())
-        .select_from(joined)
-        .where(outbox.c.seq > cursor, meant, ~is_passed_over(workflow_id))
+        .select_from(joined.join(lanes, of_lane))
+        .where(outbox.c.seq > lanes.c.cursor, meant, ~is_passed_over(workflow_id))
         .group_by(outbox.c.computation_id)
     ):
         counts[computation_id] = (count, 0)
+    for computation_id, count in connection.execute(
+        sa.select(outbox.c.computation_id, sa.func.count())
+        .join(passed_over, passed_over.c.seq == outbox.c.seq)
+        .join(lanes, of_lane)
+        .where(passed_over.c.workflow_id == workflow_id, passed_over.c.merged_into > lanes.c.cursor)
+        .group_by(outbox.c.computation_id)
+    ):
+        counts[computation_id] = (counts.get(computation_id, (0, 0))[0] + count, 0)
     dead = sa.func.sum(sa.case((leftovers.c.dead_at.is_not(None), 1), else_=0))
     for computation_id, count, given_up in connection.execute(
         sa.select(leftovers.c.computation_id, sa.func.count(), dead)

@@ -169,7 +169,8 @@ def _sync(pipe: Connection, config: Config, job: str, id_: str, log_as_json: boo
         )
 
     try:
-        report = run(config, [job], datetime.now(UTC), on_computation=recorded, stopping=stop_on_signals)
+        with stop_on_signals() as stopping:
+            report = run(config, [job], datetime.now(UTC), on_computation=recorded, stopping=stopping)
     except AudienceSyncError as error:
         pipe.send("; ".join(str(problem) for problem in error.problems()))
         return

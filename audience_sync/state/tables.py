@@ -36,6 +36,7 @@ computations = sa.Table(
     sa.Column("first_sync_id", Id),
     sa.Column("last_as_of", Instant),
     sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("removed_at", Instant),
 )
 
@@ -106,12 +107,33 @@ workflows = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True, autoincrement=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("cursor", Id, nullable=False),
-    sa.Column("window_end", Id, nullable=False),
     sa.Column("last_ack_at", Instant),
     sa.Column("last_error_at", Instant),
     sa.Column("last_error", sa.Text),
+    sa.Column("paused_at", Instant),  # set: no call was taken for a reason that holds for all calls
+    sa.Column("breaker_opened_at", Instant),  # set: it fails steadily and is probed
+    sa.Column("in_flight_limit", sa.Float),  # what adaptive concurrency had come to
+    sa.Column("next_slot_at", sa.Float),  # the rate's bucket: seconds since 1970 at which the next call is due
     sa.Column("removed_at", Instant),
+)
+
+lanes = sa.Table(  # a workflow's place in the outbox, for each share of the users
+    PREFIX + "lanes",
+    metadata,
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("lane", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("cursor", Id, nullable=False),
+    sa.Column("window_end", Id, nullable=False),
+    sa.Column("leased_by", sa.Text),
+    sa.Column("leased_until", Instant),
+)
+
+senders = sa.Table(  # who delivers to a workflow just now; so many share its lanes
+    PREFIX + "senders",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("seen_until", Instant, nullable=False),
 )
 
 routes = sa.Table(
@@ -127,6 +149,7 @@ outbox = sa.Table(
     PREFIX + "outbox",
     metadata,
     sa.Column("seq", Id, primary_key=True, autoincrement=True),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
     sa.Column("computation_id", Id, nullable=False),
     sa.Column("sync_id", Id, nullable=False),
     sa.Column("workflow_id", Id),  # NULL: for every workflow that has a route
@@ -135,12 +158,16 @@ outbox = sa.Table(
     sa.Column("previous", sa.Text),  # of traits; an audience's is the other of true and false
     sqlite_autoincrement=True,
 )
+# On SQLite there is one lane, and the primary key is all that reading it needs.
+sa.Index(PREFIX + "outbox_lane", outbox.c.lane, outbox.c.seq).ddl_if(dialect="postgresql")
 
-passed_over = sa.Table(
+passed_over = sa.Table(  # rows that a workflow is not sent by themselves
     PREFIX + "passed_over",
     metadata,
     sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
     sa.Column("seq", Id, primary_key=True, autoincrement=False),
+    sa.Column("merged_into", Id),  # the row in whose call this one is told; NULL: superseded
+    sa.Index(PREFIX + "passed_over_merged", "workflow_id", "merged_into"),
     sqlite_with_rowid=False,
 )
 
@@ -148,18 +175,65 @@ leftovers = sa.Table(
     PREFIX + "leftovers",
     metadata,
     sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("user_id", UserId, primary_key=True),
-    sa.Column("seq", Id, nullable=False),
+    sa.Column("seq", Id, primary_key=True, autoincrement=False),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
+    sa.Column("computation_id", Id, nullable=False),
+    sa.Column("user_id", UserId, nullable=False),
+    sa.Column("chained", sa.Boolean, nullable=False),
     sa.Column("sync_id", Id, nullable=False),
     sa.Column("value", sa.Text, nullable=False),
+    sa.Column("merged_into", Id),  # told in that leftover's call, as in passed_over
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("first_attempt_at", Instant, nullable=False),
     sa.Column("next_attempt_at", Instant, nullable=False),
     sa.Column("status_code", sa.Integer),
     sa.Column("error", sa.Text),
     sa.Column("dead_at", Instant),
-    sa.Index(PREFIX + "leftovers_due", "workflow_id", "next_attempt_at"),
+    sqlite_with_rowid=False,
+)
+sa.Index(PREFIX + "leftovers_due", leftovers.c.workflow_id, leftovers.c.lane, leftovers.c.next_attempt_at)
+# The proof that no older value waits beside a newer one. Chained rows wait behind each other instead.
+sa.Index(
+    PREFIX + "leftovers_newest",
+    leftovers.c.workflow_id,
+    leftovers.c.computation_id,
+    leftovers.c.user_id,
+    unique=True,
+    sqlite_where=leftovers.c.chained.is_(False),
+    postgresql_where=leftovers.c.chained.is_(False),
+)
+sa.Index(PREFIX + "leftovers_user", leftovers.c.workflow_id, leftovers.c.user_id)
+
+attempts = sa.Table(  # those that failed; what was acknowledged at once is in checkpoints
+    PREFIX + "attempts",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("workflow_id", Id, nullable=False),
+    sa.Column("seq", Id, nullable=False),
+    sa.Column("computation_id", Id, nullable=False),
+    sa.Column("user_id", UserId, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("status_code", sa.Integer),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Index(PREFIX + "attempts_delivery", "workflow_id", "seq"),
+    sa.Index(PREFIX + "attempts_user", "user_id"),
+)
+
+checkpoints = sa.Table(  # a row a commit: how far a lane came, when, and how it went
+    PREFIX + "checkpoints",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("workflow_id", Id, nullable=False),
+    sa.Column("lane", sa.SmallInteger, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("from_seq", Id, nullable=False),
+    sa.Column("to_seq", Id, nullable=False),
+    sa.Column("acknowledged", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),  # the answers' latencies, added up
+    sa.Index(PREFIX + "checkpoints_lane", "workflow_id", "lane", "to_seq"),
 )
 
 relay_seen = sa.Table(  # messageIds that came in within the window in which a repeat is dropped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -36,12 +37,15 @@ def run(
     allow_large_change: bool = False,
     progress: Progress | None = None,
     on_computation: Callable[[ComputationReport], None] | None = None,
+    stopping: threading.Event | None = None,
     **delivering: Any,
 ) -> RunReport:
     """One sync of each job, one after another, then delivery to all their workflows.
 
-    `delivering` goes to `delivery.deliver`.
+    `stopping` is set when the process is asked to stop: no other computation is begun. `delivering` goes to
+    `delivery.deliver`.
     """
+    stop = stopping or threading.Event()
     jobs = chosen_jobs(config, names)
     databases = open_databases(config)
     try:
@@ -58,7 +62,7 @@ def run(
                     report.status, report.error = "skipped", "another sync of this job is running"
                     continue
                 with databases.state.connect() as connection:
-                    sync = _Sync(connection, config, databases, job, report, naive(as_of), workflow_ids)
+                    sync = _Sync(connection, config, databases, job, report, naive(as_of), workflow_ids, stop)
                     sync.record(compiled[job.key], allow_large_change, on_computation)
                 syncs_.append(sync)
             wanted = {name for sync in syncs_ for name in config.job_workflows(sync.job)}
@@ -67,6 +71,7 @@ def run(
                 databases,
                 {name: workflow_ids[name] for name in config.workflows if name in wanted},
                 progress=progress,
+                stopping=stop,
                 **delivering,
             )
             with databases.state.connect() as connection:
@@ -89,6 +94,7 @@ class _Sync:
     report: JobReport
     as_of: datetime
     workflow_ids: dict[str, int]
+    stop: threading.Event
     id: int = 0
 
     def record(
@@ -118,6 +124,9 @@ class _Sync:
             ).scalar_one()
         errors = []
         for computation in compiled:
+            if self.stop.is_set():
+                errors.append("asked to stop before all was computed; run again to go on")
+                break
             try:
                 with told("source", self.config.source):
                     found = self._record(computation, allow_large_change)
@@ -141,7 +150,12 @@ class _Sync:
         report = compare(self.connection, self.databases, self.job, computation, row)
         report.held = report.held and not allow_large_change
         with writing(self.connection) as connection:
-            values: dict[str, Any] = {"name": computation.name, "job": self.job.key, "removed_at": None}
+            values: dict[str, Any] = {
+                "name": computation.name,
+                "job": self.job.key,
+                "coalesced": self.job.coalesce,
+                "removed_at": None,
+            }
             if row is None:
                 first = {"key": computation.key, "class": computation.klass, "definition": computation.definition}
                 computation_id = connection.execute(

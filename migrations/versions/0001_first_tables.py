@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("first_sync_id", Id),
         sa.Column("last_as_of", Instant),
         sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("removed_at", Instant),
     )
     op.create_table(
@@ -95,12 +96,29 @@ def upgrade() -> None:
         P + "workflows",
         sa.Column("id", Id, primary_key=True, autoincrement=True),
         sa.Column("name", sa.Text, nullable=False, unique=True),
-        sa.Column("cursor", Id, nullable=False),
-        sa.Column("window_end", Id, nullable=False),
         sa.Column("last_ack_at", Instant),
         sa.Column("last_error_at", Instant),
         sa.Column("last_error", sa.Text),
+        sa.Column("paused_at", Instant),
+        sa.Column("breaker_opened_at", Instant),
+        sa.Column("in_flight_limit", sa.Float),
+        sa.Column("next_slot_at", sa.Float),
         sa.Column("removed_at", Instant),
+    )
+    op.create_table(
+        P + "lanes",
+        sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("lane", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("cursor", Id, nullable=False),
+        sa.Column("window_end", Id, nullable=False),
+        sa.Column("leased_by", sa.Text),
+        sa.Column("leased_until", Instant),
+    )
+    op.create_table(
+        P + "senders",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("seen_until", Instant, nullable=False),
     )
     op.create_table(
         P + "routes",
@@ -112,6 +130,7 @@ def upgrade() -> None:
     op.create_table(
         P + "outbox",
         sa.Column("seq", Id, primary_key=True, autoincrement=True),
+        sa.Column("lane", sa.SmallInteger, nullable=False),
         sa.Column("computation_id", Id, nullable=False),
         sa.Column("sync_id", Id, nullable=False),
         sa.Column("workflow_id", Id),
@@ -120,28 +139,73 @@ def upgrade() -> None:
         sa.Column("previous", sa.Text),
         sqlite_autoincrement=True,
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index(P + "outbox_lane", P + "outbox", ["lane", "seq"])
     op.create_table(
         P + "passed_over",
         sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
         sa.Column("seq", Id, primary_key=True, autoincrement=False),
+        sa.Column("merged_into", Id),
         sqlite_with_rowid=False,
     )
+    op.create_index(P + "passed_over_merged", P + "passed_over", ["workflow_id", "merged_into"])
     op.create_table(
         P + "leftovers",
         sa.Column("workflow_id", Id, primary_key=True, autoincrement=False),
-        sa.Column("computation_id", Id, primary_key=True, autoincrement=False),
-        sa.Column("user_id", UserId, primary_key=True),
-        sa.Column("seq", Id, nullable=False),
+        sa.Column("seq", Id, primary_key=True, autoincrement=False),
+        sa.Column("lane", sa.SmallInteger, nullable=False),
+        sa.Column("computation_id", Id, nullable=False),
+        sa.Column("user_id", UserId, nullable=False),
+        sa.Column("chained", sa.Boolean, nullable=False),
         sa.Column("sync_id", Id, nullable=False),
         sa.Column("value", sa.Text, nullable=False),
+        sa.Column("merged_into", Id),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("first_attempt_at", Instant, nullable=False),
         sa.Column("next_attempt_at", Instant, nullable=False),
         sa.Column("status_code", sa.Integer),
         sa.Column("error", sa.Text),
         sa.Column("dead_at", Instant),
+        sqlite_with_rowid=False,
     )
-    op.create_index(P + "leftovers_due", P + "leftovers", ["workflow_id", "next_attempt_at"])
+    op.create_index(P + "leftovers_due", P + "leftovers", ["workflow_id", "lane", "next_attempt_at"])
+    op.create_index(
+        P + "leftovers_newest",
+        P + "leftovers",
+        ["workflow_id", "computation_id", "user_id"],
+        unique=True,
+        sqlite_where=sa.column("chained").is_(False),
+        postgresql_where=sa.column("chained").is_(False),
+    )
+    op.create_index(P + "leftovers_user", P + "leftovers", ["workflow_id", "user_id"])
+    op.create_table(
+        P + "attempts",
+        sa.Column("id", Id, primary_key=True, autoincrement=True),
+        sa.Column("workflow_id", Id, nullable=False),
+        sa.Column("seq", Id, nullable=False),
+        sa.Column("computation_id", Id, nullable=False),
+        sa.Column("user_id", UserId, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("seconds", sa.Float, nullable=False),
+        sa.Column("status_code", sa.Integer),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("answer", sa.Text),
+    )
+    op.create_index(P + "attempts_delivery", P + "attempts", ["workflow_id", "seq"])
+    op.create_index(P + "attempts_user", P + "attempts", ["user_id"])
+    op.create_table(
+        P + "checkpoints",
+        sa.Column("id", Id, primary_key=True, autoincrement=True),
+        sa.Column("workflow_id", Id, nullable=False),
+        sa.Column("lane", sa.SmallInteger, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("from_seq", Id, nullable=False),
+        sa.Column("to_seq", Id, nullable=False),
+        sa.Column("acknowledged", sa.Integer, nullable=False),
+        sa.Column("failed", sa.Integer, nullable=False),
+        sa.Column("seconds", sa.Float, nullable=False),
+    )
+    op.create_index(P + "checkpoints_lane", P + "checkpoints", ["workflow_id", "lane", "to_seq"])
     op.create_table(
         P + "relay_seen",
         sa.Column("message_id", UserId, primary_key=True),
