@@ -21,7 +21,8 @@ def stop_on_signals(tell: Callable[[], None] | None = None) -> Iterator[threadin
         if tell is not None:
             tell()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heeded}
     try:
         yield stop
     finally:
