@@ -44,13 +44,16 @@ class HttpxWire:
         return [task.result() for task in done]
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        self._loop.run_until_complete(self._break_off())
+        self._loop.close()
         self._tasks.clear()
         self.in_flight = 0
-        self._loop.run_until_complete(self._transport.aclose())
-        self._loop.close()
+
+    async def _break_off(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._transport.aclose()
 
     async def _call(self, token: Any, request: httpx.Request) -> tuple[Any, Answer]:
         started = time.monotonic()
