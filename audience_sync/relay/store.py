@@ -15,6 +15,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.outbox.lanes import lane_of
 from audience_sync.outbox.record import take_turn
 from audience_sync.relay.identities import remember, upsert
 from audience_sync.relay.messages import Message
@@ -110,7 +111,8 @@ def _forward(
                 }
             )
     if rows:
-        connection.execute(sa.insert(outbox), rows)
+        lane = lane_of(sa.bindparam("of_user"), connection.dialect.name)
+        connection.execute(sa.insert(outbox).values(lane=lane), [{**row, "of_user": row["user_id"]} for row in rows])
     return len(rows)
 
 
