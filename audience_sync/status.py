@@ -16,10 +16,10 @@ from audience_sync.database import is_sqlite
 from audience_sync.history import past_syncs
 from audience_sync.redact import database_address, web_address
 from audience_sync.state.reading import reading
-from audience_sync.state.tables import computations, results, workflows
+from audience_sync.state.tables import computations, results, syncs, workflows
 
 LATE = timedelta(minutes=10)
-"""A sync that has been due for so long, and was not started, is late."""
+"""A sync that has been due for so long, and was not started, is late, if `alerts:` does not say otherwise."""
 
 
 def look(config: Config, now: datetime | None = None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def look(config: Config, now: datetime | None = None) -> dict[str, Any]:
         if connection is not None:
             _fill(connection, config, found, now)
             return found
-    found["jobs"] = [_job(job.key, job, None, now) for job in config.jobs]
+    found["jobs"] = [_job(config, job.key, job, None, now) for job in config.jobs]
     found["advice"].append(
         "nothing was synced yet: `audience-sync run`"
         if is_sqlite(config.state)
@@ -58,7 +58,8 @@ def due_at(job: Job, last_started: datetime | None, now: datetime) -> datetime |
     return first_after(when, last_started or now)
 
 
-def _job(key: str, job: Job | None, last: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
+def _job(config: Config, key: str, job: Job | None, last: dict[str, Any] | None, now: datetime) -> dict[str, Any]:
+    late = timedelta(seconds=config.alerts.late_after) if config.alerts else LATE
     started = datetime.fromisoformat(last["started_at"]) if last else None
     due = due_at(job, started, now) if job else None
     running = last is not None and last["status"] == "running"
@@ -68,8 +69,9 @@ def _job(key: str, job: Job | None, last: dict[str, Any] | None, now: datetime) 
         "in_config": job is not None,
         "schedule": job.schedule if job else None,
         "next_run": None if due is None else text(due.astimezone(UTC).replace(tzinfo=None)),
-        "late": due is not None and not running and now - due > LATE,
+        "late": due is not None and not running and now - due > late,
         "last_sync": last,
+        "last_success_at": None,
         "computations": [],
     }
 
@@ -81,7 +83,8 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any], now: da
     rows = connection.execute(sa.select(computations).order_by(computations.c.key)).all()
     for key in dict.fromkeys([*jobs, *(row.job for row in rows)]):
         last = next(iter(past_syncs(connection, config.state, [key], 1)), None)
-        job = _job(key, jobs.get(key), last, now)
+        job = _job(config, key, jobs.get(key), last, now)
+        job["last_success_at"] = _last_success(connection, key)
         for row in rows:
             removed = row.key not in named
             if row.job != key or (removed and not row.size):
@@ -118,6 +121,11 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any], now: da
         found["advice"] += _advice_on_workflow(workflow, running)
     for name in config.workflows.keys() - {workflow["workflow"] for workflow in found["workflows"]}:
         found["advice"].append(f"{name} is new in jobs.yaml: it is told of all members by the next `audience-sync run`")
+
+
+def _last_success(connection: Connection, job: str) -> str | None:
+    query = sa.select(sa.func.max(syncs.c.finished_at)).where(syncs.c.job == job, syncs.c.status == "succeeded")
+    return text(connection.execute(query).scalar())
 
 
 def _advice_on_job(job: dict[str, Any], now: datetime) -> list[str]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "Sync once, then exit.",
     "status": "Show where things stand, and what to do.",
     "start": "Sync each job at its schedule until told to stop.",
+    "ui": "Serve the page that says how things stand.",
     "history": "Show past syncs: sizes, changes, deliveries.",
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",

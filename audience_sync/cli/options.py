@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,18 @@ as_of_option = click.option(
     help="The instant T of the sync (UTC unless it says); default now.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def serving_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the page is served."""
+    for option in (
+        click.option(
+            "--port", default=8787, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one."
+        ),
+        click.option("--host", default="127.0.0.1", show_default=True, help="Others need AUDIENCE_SYNC_TOKEN."),
+    ):
+        command = option(command)
+    return command
 
 
 def instant_or_now(given: datetime | None) -> datetime:

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from audience_sync.alerts import Alerter
 from audience_sync.cli import errors, print_json, tell_stopping
 from audience_sync.cli.options import as_of_option, instant_or_now, json_option
 from audience_sync.cli.progress import Bars
@@ -39,6 +40,10 @@ def command(
             progress=bars,
             stopping=stopping,
         )
+    alerter = Alerter()
+    for job in report.jobs:
+        dead = {delivery["workflow"]: delivery["dead"] for delivery in job.deliveries}
+        alerter.ended(loaded, job.job, job.status, job.error, dead)
     if as_json:
         print_json(report.as_json())
         show(report, errors(), planned=False)

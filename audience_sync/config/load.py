@@ -19,7 +19,7 @@ from audience_sync.database import IN_FILES
 from audience_sync.errors import ConfigError, Problem
 from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE
 
-_SECRET = ("url", "shared_secret", "source", "state", "write_keys")
+_SECRET = ("url", "shared_secret", "source", "state", "write_keys", "webhook", "ping")
 _EXPECTED = {
     "missing": "is missing",
     "int_parsing": "expected a whole number",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
@@ -264,6 +264,8 @@ class Job(Strict):
     """Each scheduled sync starts up to so many seconds late, at random, so that many jobs do not start at once."""
     timeout: SecondsField = 12 * 3600.0
     """`start` ends a sync that takes longer, in seconds, and tells."""
+    ping: Annotated[str, AfterValidator(_web_url)] | None = None
+    """A cron monitor's address (healthchecks.io and its like): asked after each sync, with `/fail` after a bad one."""
     workflows: list[str] | None = None
     audiences: list[Audience] = Field(default_factory=list)
     traits: list[Trait] = Field(default_factory=list)
@@ -295,6 +297,19 @@ class Job(Strict):
         return self
 
 
+Alarm = Literal["failed", "held", "late", "undelivered", "dead letters"]
+
+
+class Alerts(Strict):
+    """Whom to tell when a person should look."""
+
+    webhook: Annotated[str, AfterValidator(_web_url)]
+    """Takes `{"text": …}` by POST, as Slack's incoming webhooks and those made after them do."""
+    on: list[Alarm] = Field(default=list(get_args(Alarm)))
+    late_after: SecondsField = 600.0
+    """A sync that was due so many seconds ago, and was not started, is late."""
+
+
 def _most_workflows(value: dict[str, Workflow]) -> dict[str, Workflow]:
     if len(value) > MOST_WORKFLOWS:
         raise PydanticCustomError(
@@ -316,6 +331,7 @@ class Config(Strict):
     source: Annotated[str, AfterValidator(_source_url)]
     state: Annotated[str, AfterValidator(_state_url)] = "sqlite:///audience_sync.db"
     space: str | None = None
+    alerts: Alerts | None = None
     events: dict[str, EventTable] = Field(default_factory=dict)
     people: People | None = None
     relay: Relay | None = None

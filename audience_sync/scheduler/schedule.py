@@ -109,6 +109,16 @@ class Scheduler:
         """When each scheduled job runs next."""
         return {job.id: job.next_run_time for job in self._clock.get_jobs() if getattr(job, "next_run_time", None)}
 
+    def due(self) -> dict[str, datetime | None]:
+        """When each scheduled job's next sync is due by what state knows, in the past if it is overdue; None while it
+        runs here."""
+        now = datetime.now(UTC)
+        return {
+            job.key: None if job.key in self.running else due_at(job, self._last_started(job), now)
+            for job in self.config.jobs
+            if job.schedule is not None
+        }
+
     def run_now(self, key: str) -> bool:
         """Start a sync of a job out of its turn; False when there is none of this key, or it runs already."""
         job = self._job(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -14,12 +15,13 @@ from audience_sync.scheduler.worker import Worker
 
 POLL_SECONDS = 0.5
 """How often the files of the configuration are looked at; a change counts once it has held for one look."""
+TICK_SECONDS = 30.0
 
 
 def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | None = None) -> None:
     """Run until SIGTERM or Ctrl-C; a second one does not wait for what is in flight. Call it in the main thread.
 
-    SIGHUP, or a change of the file, reads jobs.yaml again. `on_tick` is called twice a second.
+    SIGHUP, or a change of the file, reads jobs.yaml again. `on_tick` is called every `TICK_SECONDS`.
     """
     wake = threading.Event()
     asked: list[int] = []
@@ -33,6 +35,7 @@ def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | No
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         scheduler.start()
+        ticked_at = time.monotonic()
         used = seen = _stamps([scheduler.config.file])
         while True:
             wake.wait(POLL_SECONDS)
@@ -45,7 +48,8 @@ def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | No
                 scheduler.reload()
                 used = now
             seen = now
-            if on_tick is not None:
+            if on_tick is not None and time.monotonic() - ticked_at > TICK_SECONDS:
+                ticked_at = time.monotonic()
                 on_tick()
         logs.info("stopping", running=sorted(scheduler.running) or None)
         scheduler.stop()

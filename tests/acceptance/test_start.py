@@ -2,77 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from support.project import Project
-
-DEADLINE_SECONDS = 40
-
-members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text))
-
-
-def shop(project: Project) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{project.folder}/shop.db", poolclass=sa.pool.NullPool)
-    members.create(engine)
-    return engine
-
-
-def jobs_yaml(project: Project, schedule: str, extra: str = "") -> str:
-    return f"""\
-version: 1
-source: sqlite:///shop.db
-workflows:
-  w1: {{url: '{project.url}/w1', shared_secret: s3cret}}
-jobs:
-  - name: J
-    schedule: {schedule}
-    guard: off
-{extra}    audiences:
-      - {{name: a, table: {{name: members, user_id: user_id}}}}
-"""
-
-
-def join(engine: sa.Engine, *users: str) -> None:
-    with engine.begin() as connection:
-        connection.execute(sa.insert(members), [{"user_id": user} for user in users])
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-@contextmanager
-def started(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    log = (project.folder / "log").open("a")
-    process = subprocess.Popen(project.command("start", *arguments), stderr=log, env=project.environment(), text=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(DEADLINE_SECONDS)
-        log.close()
-
-
-def log_lines(project: Project) -> list[dict[str, Any]]:
-    path = project.folder / "log"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def ended(project: Project) -> list[dict[str, Any]]:
-    return [line for line in log_lines(project) if line["event"] == "sync ended"]
+from support.starting import DEADLINE_SECONDS, ended, jobs_yaml, join, log_lines, shop, started, until
 
 
 def test_it_syncs_reloads_and_stops(project: Project) -> None:
@@ -159,6 +94,10 @@ def test_a_child_that_is_killed_is_told_and_made_up_for(project: Project) -> Non
 def test_what_cannot_be_started(project: Project) -> None:
     shop(project)
     project.write(jobs_yaml(project, "every 2 hours").replace("    schedule: every 2 hours\n", ""))
-    ran = project.cli("start")
+    ran = project.cli("start", "--port", "0")
     assert ran.code == 2
     assert "no job has a schedule" in ran.err
+    project.write(jobs_yaml(project, "every 2 hours"))
+    ran = project.cli("start", "--host", "0.0.0.0")
+    assert ran.code == 2
+    assert "AUDIENCE_SYNC_TOKEN" in ran.err
