@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,11 @@ def writing(connection: Connection) -> Iterator[Connection]:
             yield connection
     finally:
         connection.execution_options(write=False)
+
+
+def writing_temporary(connection: Connection) -> AbstractContextManager[object]:
+    """A transaction that writes temporary tables only: on SQLite it must not take the file's write lock."""
+    return connection.begin() if connection.dialect.name == "sqlite" else writing(connection)
 
 
 def one_line(error: BaseException) -> str:

@@ -29,7 +29,8 @@ class Computation:
     """What a sync needs of an audience or trait.
 
     `rows` selects (user_id, value, other): each user once, value as JSON text (NULL for audiences), and `other`
-    a second value of the same user, which is a mistake. `skipped` count the rows without a user id.
+    a second value of the same user, which is a mistake. `ids` selects an audience's user_id alone, each user once, with
+    nothing around it that would hide the order of an index. `skipped` count the rows without a user id.
     """
 
     key: str
@@ -38,19 +39,22 @@ class Computation:
     definition: str
     rows: Select[tuple[str, str | None, str | None]]
     skipped: list[Select[int]] = field(default_factory=list)
+    ids: Ids | None = None
 
 
 def compile_computation(config: Config, catalog: Catalog, computed: Audience | Trait, as_of: datetime) -> Computation:
     """Compile one audience or trait at instant `as_of`; ConfigError where the source lacks what it names."""
     compiler = _Compiler(config, catalog, as_of)
     null = sa.cast(sa.null(), sa.Text)
+    found: Ids | None = None
     if isinstance(computed, Audience):
-        ids = compiler.audience(computed, count=True).subquery()
+        found = compiler.audience(computed, count=True)
+        ids = found.subquery()
         rows: Any = sa.select(ids.c.user_id, null.label("value"), null.label("other"))
     else:
         rows = compiler.trait(computed)
     klass = "audience" if isinstance(computed, Audience) else "computed_trait"
-    return Computation(computed.key, computed.name, klass, computed.definition, rows, compiler.skipped)
+    return Computation(computed.key, computed.name, klass, computed.definition, rows, compiler.skipped, found)
 
 
 class _Compiler:

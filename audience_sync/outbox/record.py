@@ -8,9 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.diff import ENTERED, EXITED, changes
+from audience_sync.diff import ENTERED, EXITED, Difference, changes
 from audience_sync.outbox.lanes import lane_of
-from audience_sync.snapshot import snapshot
 from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
 
 NEVER_EQUAL = ""
@@ -35,8 +34,11 @@ def record(
     klass: str,
     initial: bool,
     workflow_ids: Sequence[int],
-) -> int:
-    """Write what `diff.compare` found; returns the outbox's last sequence number. Call it in a transaction.
+    difference: Difference,
+) -> tuple[int, int]:
+    """Write what `diff.compare` found, in the caller's transaction.
+
+    Returns the outbox's last sequence number and, for a first sync, how many members it wrote.
 
     A workflow that hears of the computation for the first time is sent all of `synced` as it is after this sync,
     in rows of its own, and takes part in the shared rows only from then on. One that heard of it before, and for a
@@ -54,48 +56,38 @@ def record(
             sa.delete(leftovers).where(leftovers.c.computation_id == computation_id, leftovers.c.workflow_id.in_(gone))
         )
     start = head(connection)
+    written = 0
+    found = sa.select(changes).where(changes.c.nr == difference.nr).subquery("found")
     if initial:
-        null = sa.cast(sa.null(), sa.Text)
-        told: Any = sa.literal("true") if audience else snapshot.c.value
-        before: Any = null if audience else sa.literal("null")
-        _insert(connection, sync_id, computation_id, snapshot, told, before)
-        connection.execute(
-            sa.insert(synced).from_select(
-                ["computation_id", "user_id", "value"],
-                sa.select(sa.literal(computation_id, sa.BigInteger), snapshot.c.user_id, snapshot.c.value).order_by(
-                    snapshot.c.user_id
-                ),
-            )
+        members = found if difference.direct is None else difference.direct.subquery("members")
+        written = _insert_synced(connection, computation_id, members)
+        everyone = (
+            sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
         )
-    else:
-        exited = changes.c.kind == EXITED
+        told: Any = sa.literal("true") if audience else everyone.c.value
+        before: Any = sa.cast(sa.null(), sa.Text) if audience else sa.literal("null")
+        _insert(connection, sync_id, computation_id, everyone, told, before)
+    elif difference.total:
+        exited, entered = found.c.kind == EXITED, found.c.kind == ENTERED
         if audience:
             told, before = sa.case((exited, "false"), else_="true"), sa.cast(sa.null(), sa.Text)
         else:
-            told = sa.case((exited, "null"), else_=changes.c.value)
-            before = sa.func.coalesce(changes.c.previous, "null")
+            told = sa.case((exited, "null"), else_=found.c.value)
+            before = sa.func.coalesce(found.c.previous, "null")
         if known & set(workflow_ids):
-            _insert(connection, sync_id, computation_id, changes, told, before)
+            _insert(connection, sync_id, computation_id, found, told, before)
+        of_computation = synced.c.computation_id == computation_id
         connection.execute(
-            sa.delete(synced).where(
-                synced.c.computation_id == computation_id, synced.c.user_id.in_(sa.select(changes.c.user_id))
-            )
+            sa.delete(synced).where(of_computation, synced.c.user_id.in_(sa.select(found.c.user_id).where(~entered)))
         )
-        connection.execute(
-            sa.insert(synced).from_select(
-                ["computation_id", "user_id", "value"],
-                sa.select(sa.literal(computation_id, sa.BigInteger), changes.c.user_id, changes.c.value)
-                .where(~exited)
-                .order_by(changes.c.user_id),
-            )
-        )
+        _insert_synced(connection, computation_id, sa.select(found).where(~exited).subquery())
         connection.execute(
             sa.delete(former).where(
                 former.c.computation_id == computation_id,
-                former.c.user_id.in_(sa.select(changes.c.user_id).where(changes.c.kind == ENTERED)),
+                former.c.user_id.in_(sa.select(found.c.user_id).where(entered)),
             )
         )
-        _note_former(connection, sync_id, computation_id, sa.select(changes.c.user_id).where(exited))
+        _note_former(connection, sync_id, computation_id, sa.select(found.c.user_id).where(exited))
     since = start if initial else head(connection)
     for workflow in new:
         if workflow in ever:
@@ -121,7 +113,7 @@ def record(
                 former,
                 sa.literal("false" if audience else "null"),
             )
-    return head(connection)
+    return head(connection), written
 
 
 def record_removal(connection: Connection, *, sync_id: int, computation_id: int, klass: str) -> int:
@@ -140,6 +132,16 @@ def record_removal(connection: Connection, *, sync_id: int, computation_id: int,
     _note_former(connection, sync_id, computation_id, sa.select(members.c.user_id))
     connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
     return head(connection)
+
+
+def _insert_synced(connection: Connection, computation_id: int, rows: sa.FromClause) -> int:
+    """Returns how many rows were written."""
+    member = sa.select(sa.literal(computation_id, sa.BigInteger), rows.c.user_id, rows.c.value)
+    written = connection.execute(
+        sa.insert(synced).from_select(["computation_id", "user_id", "value"], member.order_by(rows.c.user_id)),
+        execution_options={"preserve_rowcount": True},
+    )
+    return written.rowcount
 
 
 def _insert(

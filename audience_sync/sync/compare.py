@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,45 +12,67 @@ from sqlalchemy.engine import Connection
 from audience_sync import diff
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
+from audience_sync.diff import Difference
 from audience_sync.errors import ConfigError
-from audience_sync.snapshot import Databases, stage
+from audience_sync.snapshot import Instant
 from audience_sync.state.tables import computations
 from audience_sync.sync.reports import ComputationReport
 
 
-def known(connection: Connection, computation: Computation) -> Any:
-    """The computation's row in state, or None."""
-    with connection.begin():
-        return connection.execute(sa.select(computations).where(computations.c.key == computation.key)).first()
+def known(connection: Connection, found: Sequence[Computation]) -> dict[str, Any]:
+    """The rows in state of these computations, by key."""
+    keys = [computation.key for computation in found]
+    rows = connection.execute(sa.select(computations).where(computations.c.key.in_(keys)))
+    return {row.key: row for row in rows}
 
 
 def compare(
-    connection: Connection, databases: Databases, job: Job, computation: Computation, row: Any
-) -> ComputationReport:
-    """Stage the snapshot and find the changes; the temporary tables hold both afterwards."""
+    connection: Connection,
+    instant: Instant,
+    job: Job,
+    computation: Computation,
+    row: Any,
+    nr: int,
+    *,
+    may_be_direct: bool = False,
+) -> tuple[ComputationReport, Difference]:
+    """Find one computation's changes, into the temporary table `changes` under the number `nr`."""
     if row is not None and row._mapping["class"] != computation.klass:
         raise ConfigError(
             f"{computation.name}: the key {computation.key} was synced as {row._mapping['class']} before",
             "give it another key:",
         )
     initial = row is None or row.first_sync_id is None
-    with databases.reading() as source:
-        staged = stage(connection, source, computation)
+    started = time.monotonic()
+    with instant.reading() as source:
+        reader = connection if source is None else source
+        skipped = sum(reader.execute(count).scalar_one() for count in computation.skipped)
+        difference = diff.compare(
+            connection,
+            source,
+            computation,
+            None if initial else row.id,
+            nr,
+            instant.databases.source_url,
+            may_be_direct=may_be_direct,
+        )
     report = ComputationReport(
         computation.key,
         computation.name,
         computation.klass,
         initial=initial,
-        size=staged.size,
-        skipped_ids=staged.skipped_ids,
+        size=difference.size,
+        entered=difference.entered,
+        exited=difference.exited,
+        changed=difference.changed,
+        skipped_ids=skipped,
         redefined=not initial and row.definition != computation.definition,
     )
-    difference = diff.compare(connection, None if initial else row.id)
-    report.entered, report.exited, report.changed = difference.entered, difference.exited, difference.changed
     if not initial:
-        report.held_because = diff.must_hold(difference, staged.size, job.guard)
+        report.held_because = diff.must_hold(difference, job.guard)
         report.held = report.held_because is not None
-    return report
+    report.seconds = time.monotonic() - started
+    return report, difference
 
 
 def orphans(connection: Connection, config: Config, job: Job) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -15,7 +14,7 @@ from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
 from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
 from audience_sync.errors import ConfigError
-from audience_sync.snapshot import Databases
+from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
 from audience_sync.sync.compare import compare, known, orphans, removed
@@ -48,8 +47,7 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
             connection.rollback()
             for job in jobs:
                 report = JobReport(job.key, job.name)
-                for computation in compiled[job.key]:
-                    report.computations.append(_planned(connection, databases, job, computation))
+                report.computations = _planned(connection, databases, job, compiled[job.key])
                 with connection.begin():
                     report.computations += [removed(row, job) for row in orphans(connection, config, job)]
                 if any(c.held for c in report.computations):
@@ -70,11 +68,18 @@ def _has_state(config: Config) -> bool:
             engine.dispose()
 
 
-def _planned(connection: Connection, databases: Databases, job: Job, computation: Computation) -> ComputationReport:
-    started = time.monotonic()
-    report = compare(connection, databases, job, computation, known(connection, computation))
+def _planned(
+    connection: Connection, databases: Databases, job: Job, compiled: Sequence[Computation]
+) -> list[ComputationReport]:
     with connection.begin():
-        found = {kind: diff.sample(connection, kind) for kind in (diff.ENTERED, diff.EXITED, diff.CHANGED)}
-    report.samples = {kind: sample for kind, sample in found.items() if sample}
-    report.seconds = time.monotonic() - started
-    return report
+        rows = known(connection, compiled)
+    with Instant(connection, databases, diff.changes, snapshot) as instant:
+        reports = [
+            compare(connection, instant, job, computation, rows.get(computation.key), nr)[0]
+            for nr, computation in enumerate(compiled)
+        ]
+    with connection.begin():
+        for nr, report in enumerate(reports):
+            found = {kind: diff.sample(connection, nr, kind) for kind in (diff.ENTERED, diff.EXITED, diff.CHANGED)}
+            report.samples = {kind: sample for kind, sample in found.items() if sample}
+    return reports

@@ -14,14 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import outbox
+from audience_sync import diff, outbox
 from audience_sync.clock import naive, utcnow
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
 from audience_sync.database import told, writing
 from audience_sync.delivery import Progress, WorkflowReport, deliver
+from audience_sync.diff import Difference
 from audience_sync.errors import AudienceSyncError
-from audience_sync.snapshot import Databases
+from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state.locks import try_lock
 from audience_sync.state.tables import computations, handed_over, results, syncs
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
@@ -84,6 +85,16 @@ def run(
 
 
 @dataclass
+class _Found:
+    """What one computation's diff found, until it is recorded."""
+
+    computation: Computation
+    row: Any
+    report: ComputationReport
+    difference: Difference
+
+
+@dataclass
 class _Sync:
     """One job's sync, from the row that says it runs to the row that says how it ended."""
 
@@ -103,7 +114,7 @@ class _Sync:
         allow_large_change: bool,
         on_computation: Callable[[ComputationReport], None] | None,
     ) -> None:
-        """Snapshot, diff and outbox, computation after computation; one that fails does not keep the others."""
+        """Snapshot and diff of every computation at one instant, then the outbox; one that fails keeps no other."""
         with writing(self.connection):
             # Nobody else runs this job: its lock is held. What looks unfinished was ended with its process.
             self.connection.execute(
@@ -123,32 +134,46 @@ class _Sync:
                 .returning(syncs.c.id)
             ).scalar_one()
         errors = []
-        for computation in compiled:
-            if self.stop.is_set():
-                errors.append("asked to stop before all was computed; run again to go on")
-                break
+        found: list[_Found] = []
+        with self.connection.begin():
+            rows = known(self.connection, compiled)
+        with Instant(self.connection, self.databases, diff.changes, snapshot) as instant:
+            for nr, computation in enumerate(compiled):
+                if self.stop.is_set():
+                    errors.append("asked to stop before all was computed; run again to go on")
+                    break
+                try:
+                    row = rows.get(computation.key)
+                    report, difference = compare(
+                        self.connection, instant, self.job, computation, row, nr, may_be_direct=True
+                    )
+                except AudienceSyncError as error:
+                    if self.connection.invalidated:
+                        raise
+                    errors.append(f"{computation.name}: {error}")
+                    continue
+                report.held = report.held and not allow_large_change
+                found.append(_Found(computation, row, report, difference))
+        for one in found:
             try:
-                with told("source", self.config.source):
-                    found = self._record(computation, allow_large_change)
+                with told("state", self.config.state):
+                    self._record(one)
             except AudienceSyncError as error:
-                if self.connection.in_transaction():
-                    self.connection.rollback()
-                errors.append(f"{computation.name}: {error}")
+                errors.append(f"{one.computation.name}: {error}")
                 continue
-            self.report.computations.append(found)
+            self.report.computations.append(one.report)
             if on_computation is not None:
-                on_computation(found)
+                on_computation(one.report)
         self.report.computations += self._remove()
         if errors:
             self.report.status, self.report.error = "failed", "; ".join(errors)
         elif any(c.held for c in self.report.computations):
             self.report.status = "held"
 
-    def _record(self, computation: Computation, allow_large_change: bool) -> ComputationReport:
+    def _record(self, found: _Found) -> None:
+        """The transaction that moves `synced` forward and writes the outbox."""
+        computation, report, difference = found.computation, found.report, found.difference
         started = time.monotonic()
-        row = known(self.connection, computation)
-        report = compare(self.connection, self.databases, self.job, computation, row)
-        report.held = report.held and not allow_large_change
         with writing(self.connection) as connection:
             values: dict[str, Any] = {
                 "name": computation.name,
@@ -156,30 +181,31 @@ class _Sync:
                 "coalesced": self.job.coalesce,
                 "removed_at": None,
             }
-            if row is None:
+            if found.row is None:
                 first = {"key": computation.key, "class": computation.klass, "definition": computation.definition}
                 computation_id = connection.execute(
                     sa.insert(computations).values(first | values).returning(computations.c.id)
                 ).scalar_one()
             else:
-                computation_id = row.id
+                computation_id = found.row.id
             last_seq = 0
             if not report.held:
-                last_seq = outbox.record(
+                last_seq, members = outbox.record(
                     connection,
                     sync_id=self.id,
                     computation_id=computation_id,
                     klass=computation.klass,
                     initial=report.initial,
                     workflow_ids=[self.workflow_ids[name] for name in self.config.job_workflows(self.job)],
+                    difference=difference,
                 )
-                values |= {"definition": computation.definition, "last_as_of": self.as_of, "size": report.size}
                 if report.initial:
+                    report.size = report.entered = members
                     values["first_sync_id"] = self.id
+                values |= {"definition": computation.definition, "last_as_of": self.as_of, "size": report.size}
             connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
-            report.seconds = time.monotonic() - started
+            report.seconds += time.monotonic() - started
             self._note_result(computation_id, report, last_seq)
-        return report
 
     def _note_result(self, computation_id: int, report: ComputationReport, last_seq: int) -> None:
         self.connection.execute(

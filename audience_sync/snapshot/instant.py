@@ -1,0 +1,76 @@
+"""One instant of the source, at which all computations of a job's sync are read.
+
+Two audiences of a job then agree: nobody is in neither of `X` and `not X` because an order came in between them.
+Where source and state are read through one connection, its transaction is that instant (REPEATABLE READ on
+PostgreSQL, any transaction on SQLite); where they are apart, the source's is (REPEATABLE READ on PostgreSQL and
+MySQL, any transaction on SQLite and DuckDB). It ends before anything is recorded. After a query that failed or a
+connection that broke, the computations that are left are read at a later instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.database import told, writing_temporary
+from audience_sync.snapshot.databases import Databases
+from audience_sync.snapshot.stage import analyze, empty
+
+
+class Instant:
+    """Enter it with the state's connection, then read each computation inside `reading()`."""
+
+    def __init__(self, state: Connection, databases: Databases, *temporary: sa.Table) -> None:
+        self.state = state
+        self.databases = databases
+        self.temporary = temporary
+        self._source: Connection | None = None
+
+    def __enter__(self) -> Self:
+        if self.state.in_transaction():
+            self.state.commit()
+        with writing_temporary(self.state):
+            for table in self.temporary:
+                table.create(self.state, checkfirst=True)
+                empty(self.state, table)
+        if self.databases.together:
+            self.state.begin()
+            if self.state.dialect.name == "postgresql":
+                self.state.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._source is not None:
+            self._source.close()
+        if self.state.in_transaction():
+            if kind is None:
+                for table in self.temporary:
+                    analyze(self.state, table)
+                self.state.commit()
+            else:
+                self.state.rollback()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection | None]:
+        """One computation: yields the source's connection, or None where the state's own reads it.
+
+        What it did is undone if it fails, and the next computation can be read all the same.
+        """
+        if self.databases.together:
+            with told("source", self.databases.source_url), self.state.begin_nested():
+                yield None
+            return
+        with writing_temporary(self.state):
+            if self._source is None:
+                with told("source", self.databases.source_url):
+                    self._source = self.databases.source.connect()
+            try:
+                yield self._source
+            except BaseException:
+                broken, self._source = self._source, None
+                broken.close()
+                raise

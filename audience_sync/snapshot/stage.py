@@ -1,0 +1,139 @@
+"""Rows of the source into a temporary table of the state's connection, by the fastest path that each side has.
+
+PostgreSQL gives and takes rows by COPY; between two PostgreSQLs its text passes through unread. SQLite is given the
+rows in the order of their ids' bytes, so that it appends to its table instead of searching a place for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.computations import Computation
+from audience_sync.database import CHUNK_ROWS, told
+from audience_sync.errors import DatabaseError
+from audience_sync.state.tables import PREFIX, UserId
+
+snapshot = sa.Table(
+    PREFIX + "snapshot",
+    sa.MetaData(),
+    sa.Column("user_id", UserId, nullable=False),
+    sa.Column("value", sa.Text),
+    sa.Column("other", sa.Text),
+    # No key on PostgreSQL: filling its index takes longer than the sort that the diff does without it.
+    sa.PrimaryKeyConstraint("user_id").ddl_if(dialect="sqlite"),
+    prefixes=["TEMPORARY"],
+    sqlite_with_rowid=False,
+)
+Rows = Sequence[tuple[str | None, ...]]
+
+
+def stage(state: Connection, source: Connection | None, computation: Computation, source_url: str) -> None:
+    """Put the computation's rows into the temporary table `snapshot`."""
+    empty(state, snapshot)
+    if source is None:
+        rows = computation.rows.order_by("user_id") if state.dialect.name == "sqlite" else computation.rows
+        state.execute(sa.insert(snapshot).from_select(["user_id", "value", "other"], rows))
+    else:
+        travel(source, state, computation.rows, snapshot, ["user_id", "value", "other"], source_url)
+    refuse_two_values(state, computation, snapshot)
+    analyze(state, snapshot)
+
+
+def refuse_two_values(state: Connection, computation: Computation, rows: sa.Table) -> None:
+    twice = state.execute(
+        sa.select(rows.c.user_id, rows.c.value, rows.c.other).where(rows.c.other.is_not(None)).limit(1)
+    ).first()
+    if twice is not None:
+        raise DatabaseError(
+            f"{computation.name}: gives user {twice.user_id!r} two values, {twice.value} and {twice.other}: "
+            "its SQL must give each user once"
+        )
+
+
+def empty(state: Connection, table: sa.Table) -> None:
+    """Empty a temporary table. On PostgreSQL the rows of a DELETE would stay, to be stepped over."""
+    if state.dialect.name == "postgresql":
+        state.exec_driver_sql("TRUNCATE " + table.name)
+    else:
+        state.execute(sa.delete(table))
+
+
+def analyze(state: Connection, table: sa.Table) -> None:
+    """Tell PostgreSQL the size of a temporary table: it knows nothing of it, and would plan nested loops."""
+    if state.dialect.name == "postgresql":
+        state.exec_driver_sql("ANALYZE " + table.name)
+
+
+def travel(
+    source: Connection, state: Connection, rows: Any, into: sa.Table, columns: Sequence[str], source_url: str
+) -> None:
+    """Copy what `rows` selects of one database into a table of the other, in chunks of bounded size."""
+    if source.dialect.name == state.dialect.name == "postgresql":
+        chunks: Generator[Any, None, None] = _copied_out(source, rows)
+    else:
+        chunks = _fetched(source, rows if state.dialect.name == "postgresql" else rows.order_by("user_id"))
+    with closing(_told(chunks, source_url)) as given:
+        if state.dialect.name == "postgresql":
+            texts = given if source.dialect.name == "postgresql" else map(copy_text, given)
+            _copy_in(state, into, columns, texts)
+        else:
+            statement = str(sa.insert(into).compile(dialect=state.dialect, column_keys=list(columns)))
+            for chunk in given:
+                state.exec_driver_sql(statement, chunk)
+
+
+def _told(chunks: Generator[Any, None, None], url: str) -> Generator[Any, None, None]:
+    """What goes wrong while rows are read is the source's doing; while they are written, the state's."""
+    while True:
+        with told("source", url):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
+    reader = source.execution_options(stream_results=True, max_row_buffer=CHUNK_ROWS)
+    with reader.execute(rows) as result:
+        for chunk in result.partitions(CHUNK_ROWS):
+            yield [tuple(row) for row in chunk]
+
+
+def _copied_out(source: Connection, rows: Any) -> Generator[bytes, None, None]:
+    compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
+    cursor: Any
+    with _driver(source).cursor() as cursor, cursor.copy(f"COPY ({compiled}) TO STDOUT", compiled.params) as copy:
+        for block in copy:
+            yield bytes(block)
+
+
+def _copy_in(state: Connection, into: sa.Table, columns: Sequence[str], texts: Iterable[str | bytes]) -> None:
+    cursor: Any
+    with (
+        _driver(state).cursor() as cursor,
+        cursor.copy(f"COPY {into.name} ({', '.join(columns)}) FROM STDIN") as copy,
+    ):
+        for text in texts:
+            copy.write(text)
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def copy_text(rows: Rows) -> str:
+    r"""Rows in the text format of PostgreSQL's COPY: columns end with a tab, rows with a line feed, NULL is `\N`.
+
+    https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"
+    """
+    return "".join(
+        "\t".join("\\N" if field is None else field.translate(_SPECIAL) for field in row) + "\n" for row in rows
+    )
