@@ -15,17 +15,22 @@ from audience_sync.errors import ConfigError
 BINARY = {"sqlite": "BINARY", "postgresql": "C"}
 
 
+def _text(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A cast hides a column from its index, so one that holds text is left as it is. Not so CHAR, which is padded."""
+    return column if type(column.type) in (sa.Text, sa.TEXT, sa.VARCHAR) else sa.cast(column, sa.Text)
+
+
 def id_text(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     """A user id as text, compared to the letter whatever the column's own collation."""
-    return sa.collate(sa.cast(column, sa.Text), BINARY[dialect])
+    return sa.collate(_text(column), BINARY[dialect])
 
 
 def has_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    return sa.and_(column.is_not(None), sa.cast(column, sa.Text) != "")
+    return sa.and_(column.is_not(None), _text(column) != "")
 
 
 def lacks_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    return sa.or_(column.is_(None), sa.cast(column, sa.Text) == "")
+    return sa.or_(column.is_(None), _text(column) == "")
 
 
 def _naive(instant: datetime) -> datetime:
