@@ -29,7 +29,7 @@ def database_address(url: str) -> str:
 
 def without_secrets(text: str, url: str, *secrets: str | None) -> str:
     """A receiver's or library's words without what they may repeat of an address and of secrets."""
-    hidden = [secret for secret in secrets if secret]
+    hidden = [secret for secret in secrets if secret and len(secret) > 3]  # a letter or two hide nothing but words
     try:
         parts = urlsplit(url)
         hidden += [parts.query, parts.password or "", *(piece for piece in parts.path.split("/") if len(piece) > 5)]

@@ -24,6 +24,8 @@ COMMANDS = {
     "start": "Sync each job at its schedule until told to stop.",
     "ui": "Serve the page that says how things stand.",
     "history": "Show past syncs: sizes, changes, deliveries.",
+    "deliver": "Deliver what is undelivered, without a sync.",
+    "dead-letters": "Look at what was given up on; retry or discard it.",
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",
     "migrate": "Bring the state database to the current schema.",
@@ -37,7 +39,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"audience_sync.cli.{name}").command
+        command: click.Command = importlib.import_module(f"audience_sync.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

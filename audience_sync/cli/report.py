@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -51,20 +53,25 @@ def show(report: RunReport, console: Console, *, planned: bool) -> None:
             if not any(c.entered or c.exited or c.changed for c in job.computations):
                 console.print("  Nothing to do: everyone is where they were at the last sync.")
         for delivery in job.deliveries:
-            words = [f"{delivery['delivered']:,} delivered in {delivery['seconds']:.1f} s"]
-            for word in ("pending", "dead", "superseded"):
-                if delivery[word]:
-                    words.append(f"[yellow]{delivery[word]:,} {word}[/]")
-            console.print(f"  → [bold]{escape(delivery['workflow'])}[/]  " + ", ".join(words))
+            show_delivery(delivery, console)
         if job.error:
             for line in job.errors or [job.error]:
                 console.print(f"  [red]{escape(line)}[/]")
-            if job.status == "undelivered":
+            if any(delivery["pending"] for delivery in job.deliveries):
                 console.print("  What is pending is kept; the next run goes on with it.")
         if any(c.held for c in job.computations):
             console.print(
                 "  Held changes are not sent. Look at `audience-sync plan`; to send them: --allow-large-change"
             )
+
+
+def show_delivery(delivery: dict[str, Any], console: Console) -> None:
+    """One workflow's line, of a run or of a delivery alone."""
+    words = [f"{delivery['delivered']:,} delivered in {delivery['seconds']:.1f} s"]
+    for word in ("pending", "dead", "superseded"):
+        if delivery[word]:
+            words.append(f"[yellow]{delivery[word]:,} {word}[/]")
+    console.print(f"  → [bold]{escape(delivery['workflow'])}[/]  " + ", ".join(words))
 
 
 def _count(number: int, colour: str, sign: str) -> str:

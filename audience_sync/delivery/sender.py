@@ -384,7 +384,7 @@ class Sender:
         flight, index, delivery = token
         at = utcnow()
         verdict = Verdict.RETRY if answer.status is None else judge(answer.status)
-        error = self._without_secrets(answer.error or f"answered {answer.status}")[:300]
+        error = self._without_secrets(answer.error)[:300] or f"answered {answer.status}"
         said = answer.body.decode("utf-8", "replace").replace("\x00", "\ufffd")
         attempts, pause = delivery.attempts, 0.0
         if verdict is Verdict.RETRY:

@@ -263,9 +263,12 @@ class _Sync:
                     "seconds": round(workflow.seconds, 3),
                 }
             )
-            if waiting + dead:
+            if waiting:
                 why = workflow.last_error or "stopped before all was sent"
                 reasons.append(f"{workflow.workflow} ({workflow.address}): {why}")
+            if dead:
+                letters = "dead letter" if dead == 1 else "dead letters"
+                reasons.append(f"{workflow.workflow}: {dead:,} {letters}; see `audience-sync dead-letters list`")
         if reasons and self.report.status != "failed":
             self.report.status = "undelivered"
         if reasons and self.report.error is None:
