@@ -65,7 +65,7 @@ def command() -> None:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
 @json_option
 @click.pass_obj
-def list_(config: Path, limit: int, as_json: bool, **given: Any) -> None:
+def list_(config: Path, /, limit: int, as_json: bool, **given: Any) -> None:
     """Show what was given up on, the newest first, with each attempt."""
     loaded = load_config(config)
     which = chosen(loaded, given)
@@ -98,7 +98,7 @@ def list_(config: Path, limit: int, as_json: bool, **given: Any) -> None:
 @filters
 @json_option
 @click.pass_obj
-def retry(config: Path, as_json: bool, **given: Any) -> None:
+def retry(config: Path, /, as_json: bool, **given: Any) -> None:
     """Send them again now (without filters: all). A user's newer value is never undone: what is sent is the newest."""
     loaded = load_config(config)
     which = chosen(loaded, given)
@@ -118,7 +118,7 @@ def retry(config: Path, as_json: bool, **given: Any) -> None:
 @click.option("--all", "everything", is_flag=True, help="All of them; needed where no filter is given.")
 @json_option
 @click.pass_obj
-def discard(config: Path, everything: bool, as_json: bool, **given: Any) -> None:
+def discard(config: Path, /, everything: bool, as_json: bool, **given: Any) -> None:
     """Drop them for good. The workflow is not told what they said, until the user's value changes again."""
     loaded = load_config(config)
     which = chosen(loaded, given)
