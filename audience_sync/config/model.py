@@ -83,7 +83,7 @@ def _web_url(value: str) -> str:
     return value
 
 
-def _rate(value: object) -> float:
+def calls_a_second(value: object) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(s|sec|second|m|min|minute|h|hour))?\s*", str(value).lower())
     if not match or float(match[1]) <= 0:
         raise PydanticCustomError("rate", "expected a number of calls per time, such as 200/s or 5000/min")
@@ -176,7 +176,7 @@ class Workflow(Strict):
 
     url: Annotated[str, AfterValidator(_web_url)]
     shared_secret: str | None = None
-    rate: Annotated[float, BeforeValidator(_rate)] | None = None
+    rate: Annotated[float, BeforeValidator(calls_a_second)] | None = None
     """Calls a second."""
     concurrency: int = Field(32, ge=1, le=1000)
     """Calls in flight at once."""

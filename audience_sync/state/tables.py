@@ -236,6 +236,22 @@ checkpoints = sa.Table(  # a row a commit: how far a lane came, when, and how it
     sa.Index(PREFIX + "checkpoints_lane", "workflow_id", "lane", "to_seq"),
 )
 
+backfills = sa.Table(  # how far a backfill of one computation to one workflow has come
+    PREFIX + "backfills",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("workflow_id", Id, nullable=False),
+    sa.Column("computation_id", Id, nullable=False),
+    sa.Column("sync_id", Id, nullable=False),
+    sa.Column("include_exited", sa.Boolean, nullable=False),
+    sa.Column("at_exited", sa.Boolean, nullable=False),  # all members are written; who left is next
+    sa.Column("after_user", UserId),  # the last user written; NULL: none yet
+    sa.Column("written", sa.BigInteger, nullable=False),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant),
+    sa.Index(PREFIX + "backfills_pair", "workflow_id", "computation_id"),
+)
+
 relay_seen = sa.Table(  # messageIds that came in within the window in which a repeat is dropped
     PREFIX + "relay_seen",
     metadata,

@@ -207,6 +207,20 @@ def upgrade() -> None:
     )
     op.create_index(P + "checkpoints_lane", P + "checkpoints", ["workflow_id", "lane", "to_seq"])
     op.create_table(
+        P + "backfills",
+        sa.Column("id", Id, primary_key=True, autoincrement=True),
+        sa.Column("workflow_id", Id, nullable=False),
+        sa.Column("computation_id", Id, nullable=False),
+        sa.Column("sync_id", Id, nullable=False),
+        sa.Column("include_exited", sa.Boolean, nullable=False),
+        sa.Column("at_exited", sa.Boolean, nullable=False),
+        sa.Column("after_user", UserId),
+        sa.Column("written", sa.BigInteger, nullable=False),
+        sa.Column("started_at", Instant, nullable=False),
+        sa.Column("finished_at", Instant),
+    )
+    op.create_index(P + "backfills_pair", P + "backfills", ["workflow_id", "computation_id"])
+    op.create_table(
         P + "relay_seen",
         sa.Column("message_id", UserId, primary_key=True),
         sa.Column("received_at", Instant, nullable=False, index=True),
