@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import outbox
+from audience_sync import outbox, relay
 from audience_sync.clock import ago, text
 from audience_sync.config import Config, Job
 from audience_sync.config.schedule import ClockTrigger, first_after, trigger
@@ -29,6 +29,7 @@ def look(config: Config, now: datetime | None = None) -> dict[str, Any]:
         "state": database_address(config.state),
         "jobs": [],
         "workflows": [],
+        "relay": None,
         "advice": [],
     }
     with reading(config.state) as connection:
@@ -80,7 +81,8 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any], now: da
     named = {c.key for job in config.jobs for c in job.computed}
     jobs = {job.key: job for job in config.jobs}
     held = _held(connection)
-    rows = connection.execute(sa.select(computations).order_by(computations.c.key)).all()
+    computed = computations.c["class"].in_(["audience", "computed_trait"])
+    rows = connection.execute(sa.select(computations).where(computed).order_by(computations.c.key)).all()
     for key in dict.fromkeys([*jobs, *(row.job for row in rows)]):
         last = next(iter(past_syncs(connection, config.state, [key], 1)), None)
         job = _job(config, key, jobs.get(key), last, now)
@@ -121,6 +123,15 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any], now: da
         found["advice"] += _advice_on_workflow(workflow, running)
     for name in config.workflows.keys() - {workflow["workflow"] for workflow in found["workflows"]}:
         found["advice"].append(f"{name} is new in jobs.yaml: it is told of all members by the next `audience-sync run`")
+
+    found["relay"] = _relay(connection, config)
+
+
+def _relay(connection: Connection, config: Config) -> dict[str, Any] | None:
+    last = next(iter(past_syncs(connection, config.state, [relay.JOB], 1)), None)
+    if last is None:
+        return None
+    return {"status": last["status"], "started_at": last["started_at"], "messages": relay.figures(connection)}
 
 
 def _last_success(connection: Connection, job: str) -> str | None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "history": "Show past syncs: sizes, changes, deliveries.",
     "deliver": "Deliver what is undelivered, without a sync.",
     "dead-letters": "Look at what was given up on; retry or discard it.",
+    "relay": "Take calls of Segment's own clients, and forward them.",
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",
     "migrate": "Bring the state database to the current schema.",

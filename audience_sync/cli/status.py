@@ -42,6 +42,8 @@ def command(config: Path, as_json: bool) -> None:
             )
         console.print()
         console.print(table)
+    if found["relay"]:
+        _show_relay(console, found["relay"])
     console.print()
     if found["advice"]:
         for advice in found["advice"]:
@@ -65,3 +67,14 @@ def _show_job(console: Console, job: dict[str, Any]) -> None:
         console.print(
             f"  {escape(item['key'])}  {item['size']:,}" + (f"  [yellow]{', '.join(remarks)}[/]" if remarks else "")
         )
+
+
+def _show_relay(console: Console, relay: dict[str, Any]) -> None:
+    console.print(f"\n[bold]relay[/]  {mark(relay['status'])} {ago(relay['started_at'])}")
+    outcomes: dict[str, int] = {}
+    for item in relay["messages"]:
+        outcome = item["outcome"] + (f" {item['workflow']}" if item["workflow"] else "")
+        outcomes[outcome] = outcomes.get(outcome, 0) + item["count"]
+    if outcomes:
+        shown = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
+        console.print(f"  {escape(shown)}")

@@ -20,6 +20,7 @@ from audience_sync.errors import ConfigError, Problem
 from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE
 
 _SECRET = ("url", "shared_secret", "source", "state", "write_keys", "webhook", "ping")
+RESERVED_JOBS = ("relay", "forget")
 _EXPECTED = {
     "missing": "is missing",
     "int_parsing": "expected a whole number",
@@ -175,6 +176,10 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         if key in seen_jobs:
             yield document.problem(
                 (*here, "name"), f"two jobs are called {key}", f"the other is {seen_jobs[key]!r}; rename one"
+            )
+        elif key in RESERVED_JOBS:
+            yield document.problem(
+                (*here, "name"), f"{key} is the name under which its own work stands in the history", "choose another"
             )
         elif key:
             seen_jobs[key] = name

@@ -7,7 +7,6 @@ commit and no longer, and with many the cost of a commit is shared; there is no 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from audience_sync import logs
+from audience_sync.database import one_line
 from audience_sync.relay.messages import Message
 from audience_sync.relay.refusals import Refused
 
@@ -24,7 +25,6 @@ ANSWER_SECONDS = 12.0
 """Clients give up after 15 s or so; one told to come again does, with the same messageId."""
 COME_AGAIN_SECONDS = 2
 
-log = logging.getLogger(__name__)
 Commit = Callable[[Sequence[Message]], None]
 """Keeps messages durably, all or none; runs on a thread of its own."""
 
@@ -94,14 +94,14 @@ class Inbox:
             await loop.run_in_executor(self._thread, self._commit, messages)
             self.committed += 1
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-            log.warning("the state database does not take messages: %s", type(error).__name__)
+            logs.warning("the state database does not take messages", error=one_line(error))
             _settle(batch, _come_again())
         except Exception as error:
             if len(batch) > 1:  # one bad request must not take the others with it
                 for waiting in batch:
                     await self._keep([waiting])
                 return
-            log.error("a request could not be kept: %s", type(error).__name__)
+            logs.error("a request could not be kept", error=type(error).__name__)
             _settle(batch, Refused(500, "not_kept", "the messages could not be kept"))
         else:
             _settle(batch, None)
