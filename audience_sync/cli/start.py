@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from audience_sync.config import Config, load_config
 from audience_sync.errors import ConfigError
 from audience_sync.scheduler import Outcome, Scheduler, Worker
 from audience_sync.scheduler.service import serve
-from audience_sync.snapshot import Databases
-from audience_sync.sync import prepare
+from audience_sync.sync import open_databases, prepare
 from audience_sync.web import Web, make_app
 from audience_sync.web.metrics import Metrics
 from audience_sync.web.source import Source
@@ -29,8 +29,11 @@ from audience_sync.web.source import Source
     show_default=True,
     help="How logs are written to standard error; auto: plain on a terminal, JSON elsewhere.",
 )
+@click.option("--relay", "with_relay", is_flag=True, help="Take calls of Segment's own clients too, as `relay` does.")
+@click.option("--relay-host", default="127.0.0.1", show_default=True)
+@click.option("--relay-port", default=8090, show_default=True, type=click.IntRange(0, 65535))
 @click.pass_obj
-def command(config: Path, host: str, port: int, log: str) -> None:
+def command(config: Path, host: str, port: int, log: str, with_relay: bool, relay_host: str, relay_port: int) -> None:
     """Sync each job at its schedule until told to stop; serve the page, /healthz, /readyz and /metrics.
 
     SIGTERM and Ctrl-C end it cleanly: calls in flight finish, the rest is kept. jobs.yaml is read again when it
@@ -42,7 +45,7 @@ def command(config: Path, host: str, port: int, log: str) -> None:
     if not any(job.schedule for job in loaded.jobs):
         raise ConfigError(f"{config}: no job has a schedule", "give one schedule: every 2 hours, or use `run`")
     access = access_for(host)
-    databases = Databases.open(loaded.source, loaded.state)
+    databases = open_databases(loaded)
     try:
         prepare(loaded, databases)
     finally:
@@ -72,7 +75,12 @@ def command(config: Path, host: str, port: int, log: str) -> None:
             for key, due in scheduler.due().items():
                 alerter.due(scheduler.config, key, due, datetime.now(UTC))
 
-    with Web(make_app(source, access, metrics), host, port) as url:
+    with ExitStack() as stack:
+        if with_relay:
+            from audience_sync.cli.relay import beside
+
+            stack.enter_context(beside(loaded, relay_host, relay_port))
+        url = stack.enter_context(Web(make_app(source, access, metrics), host, port))
         scheduled = sum(job.schedule is not None for job in loaded.jobs)
         logs.info("started", page=url, jobs=len(loaded.jobs), scheduled=scheduled)
         serve(scheduler, worker, look_for_late_ones)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 
 from audience_sync import logs
@@ -13,8 +14,8 @@ from audience_sync.snapshot import Databases
 
 LOOK_SECONDS = 30.0
 """How often the outbox is looked at unasked: another process may have left something behind."""
-AGAIN_SECONDS = 2.0
-"""The pause after a delivery that left something undelivered."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds to wait after a delivery that left something undelivered; doubled while nothing is acknowledged."""
 
 
 class Couriers:
@@ -33,11 +34,12 @@ class Couriers:
             courier.wake.set()
 
     def stop(self, grace: float) -> None:
-        """Let calls in flight finish; what is left stays in the outbox."""
+        """Let calls in flight finish, for `grace` seconds; what is left stays in the outbox."""
         self._stop.set()
         self.wake()
+        deadline = time.monotonic() + grace
         for courier in self._couriers:
-            courier.join(grace)
+            courier.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Courier(threading.Thread):
@@ -54,12 +56,15 @@ class _Courier(threading.Thread):
         self._said: str | None = None
 
     def run(self) -> None:
+        pause = FIRST_PAUSE
         while not self._stopping.is_set():
             self.wake.clear()
+            acknowledged = 0
             try:
                 (report,) = deliver(
                     self._config, self._databases, {self._workflow: self._workflow_id}, stopping=self._stopping
                 )
+                acknowledged = report.tally.delivered.total()
                 behind = any(waiting for waiting, _ in report.pending.values())
                 self._say(report.last_error if behind else None)
             except (
@@ -67,10 +72,12 @@ class _Courier(threading.Thread):
             ) as error:  # whatever it is, it must not end the deliveries of a process that runs for months
                 behind = True
                 self._say(str(error) if isinstance(error, AudienceSyncError) else f"{type(error).__name__}")
-            if behind:
-                self._stopping.wait(AGAIN_SECONDS)
-            else:
+            if not behind:
+                pause = FIRST_PAUSE
                 self.wake.wait(LOOK_SECONDS)
+                continue
+            pause = FIRST_PAUSE if acknowledged else min(LONGEST_PAUSE, pause * 2)
+            self._stopping.wait(pause)
 
     def _say(self, problem: str | None) -> None:
         """Once when something goes wrong, and once when it is over."""

@@ -258,6 +258,20 @@ def test_killed_at_random_instants_on_postgresql(project: Project, new_database:
     check_killed(project, new_database(), 12, int(os.environ.get("SEED", "2")))
 
 
+def test_start_takes_calls_too(project: Project, relay: Relay) -> None:
+    text = jobs_yaml("sqlite:///state.db", project.url)
+    project.write(text.replace("- name: Lifecycle", "- name: Lifecycle\n    schedule: every 1 second"))
+    relay.process = project.start("start", "--port", "0", "--relay", "--relay-port", str(relay.port))
+    wait_until(relay.answers)
+    with segment(relay, upload_interval=0.05) as client:
+        client.track("u1", "Order Completed", {"revenue": 60})
+    told = project.receiver.told
+    wait_until(lambda: told.get(("/all", "u1", "order_completed_last_30days")) is True)
+    assert [body["event"] for body in calls_of(project, "/all") if body["type"] == "track"] == ["Order Completed"]
+    code, _ = relay.end()
+    assert code == 0
+
+
 def test_what_is_wrong_with_the_relay_is_told_at_once(project: Project) -> None:
     text = jobs_yaml("sqlite:///state.db", project.url)
     project.write(text.replace("relay: {", "# relay: {").replace("events: relay", "events: {}"))
