@@ -7,12 +7,13 @@
 from typing import TYPE_CHECKING
 
 from audience_sync.relay.counts import figures
+from audience_sync.relay.forgetting import forget
 from audience_sync.relay.opening import JOB
 
 if TYPE_CHECKING:
     from audience_sync.relay.serving import RelayServer
 
-__all__ = ["JOB", "RelayServer", "figures"]
+__all__ = ["JOB", "RelayServer", "figures", "forget"]
 
 
 def __getattr__(name: str) -> object:

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from support.relay import NOW, Store
 
 from audience_sync.database import writing
+from audience_sync.relay.forgetting import forget
 from audience_sync.relay.store import DEDUPE_WINDOW, drop_old_ids
-from audience_sync.state.tables import outbox, relay_seen
+from audience_sync.state.tables import outbox, relay_links, relay_messages, relay_seen
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -120,3 +121,26 @@ def test_counted_filtered_and_dropped_when_it_comes_again(opened: Store) -> None
         assert len(opened.connection.execute(sa.select(relay_seen)).all()) == 4
         drop_old_ids(opened.connection, NOW + DEDUPE_WINDOW + timedelta(seconds=1))
         assert not opened.connection.execute(sa.select(relay_seen)).all()
+
+
+def test_a_forgotten_user_is_gone_under_every_name(opened: Store) -> None:
+    opened.take(
+        track("Visited", anonymousId="a1"),
+        track("Did", userId="u1", anonymousId="a1"),
+        identify({"plan": "pro"}, userId="u1"),
+        alias("u1", "v1"),
+        track("Did", userId="v1"),
+        track("Did", userId="other", anonymousId="a1"),
+        identify({"plan": "free"}, userId="other"),
+    )
+    with writing(opened.connection):
+        assert forget(opened.connection, ["u1"]) == {"u1", "v1", "a1"}
+    assert opened.events() == [("other", "Did")]
+    assert opened.people() == {"other": {"plan": "free"}}
+    with opened.connection.begin():
+        for table in (outbox, relay_messages):
+            assert set(opened.connection.execute(sa.select(table.c.user_id)).scalars()) == {"other"}
+        assert not opened.connection.execute(sa.select(relay_links)).all()
+    # who comes back starts anew
+    opened.take(track("Did", anonymousId="a1"), track("Did", userId="u1"))
+    assert opened.events() == [("other", "Did"), ("u1", "Did")]
