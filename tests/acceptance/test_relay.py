@@ -285,4 +285,4 @@ def test_what_is_wrong_with_the_relay_is_told_at_once(project: Project) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ran = project.cli("relay", "--port", str(taken.getsockname()[1]))
-    assert ran.code == 2 and "choose another --port" in ran.err
+    assert ran.code == 2 and "choose another port" in ran.err
