@@ -24,7 +24,7 @@ CHUNK_ROWS = 20_000
 _MISCONFIGURED = re.compile(
     r"password authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
     r"|no pg_hba.conf entry|could not translate host name|failed to resolve host|unable to open database file"
-    r"|permission denied for database|access denied for user|unknown database",
+    r"|permission denied for database|access denied for user|unknown database|file is not a database",
     re.IGNORECASE,
 )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from audience_sync import __version__
-from audience_sync.errors import AudienceSyncError
+from audience_sync.errors import AudienceSyncError, Problem
 
 COMMANDS = {
     "init": "Write a commented jobs.yaml.",
@@ -84,12 +86,18 @@ def tell_stopping() -> None:
 
 
 def print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """ASCII where the stream would not take more, so that it stays JSON whatever the terminal's encoding."""
+    takes_all = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(document, indent=2, ensure_ascii=not takes_all))
 
 
 def main() -> None:
     """The entry point: every expected failure is one message and an exit code, never a traceback."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a Latin-1 terminal must not end a run that went well
+            stream.reconfigure(errors="backslashreplace")
+    problems: list[Problem] = []
     try:
         code = cli.main(args=arguments, prog_name="audience-sync", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -99,13 +107,21 @@ def main() -> None:
         code = 1
     except click.ClickException as error:
         error.show()
+        problems = [Problem(error.format_message())]
         code = 2
     except AudienceSyncError as error:
-        for problem in error.problems():
+        problems = error.problems()
+        for problem in problems:
             errors().print(f"[red]error[/] {escape(str(problem))}")
-        if "--json" in arguments:
-            print_json({"errors": [problem.as_json() for problem in error.problems()]})
         code = error.exit_code
     except BrokenPipeError:
+        # The reader has left; what is still buffered has nowhere to go, and Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        problems = [Problem(": ".join(filter(None, [str(error.filename or ""), error.strerror or str(error)])))]
+        errors().print(f"[red]error[/] {escape(str(problems[0]))}")
+        code = 1
+    if problems and "--json" in arguments:
+        print_json({"errors": [problem.as_json() for problem in problems]})
     sys.exit(code if isinstance(code, int) else 0)

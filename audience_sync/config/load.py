@@ -81,6 +81,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
                 )
             ]
         )
+    resolved._document = document
     return resolved
 
 
@@ -132,9 +133,10 @@ def _problem(document: Document, found: Any) -> Problem:
     else:
         message = str(found["msg"])
     written = document.place(path).written
+    hint = 'put it in "quotes" to make it text' if kind == "string_type" and written else ""
     if written and path and not set(path) & set(_SECRET):
         message = f"{written!r}: {message}"
-    return document.problem(path, message)
+    return document.problem(path, message, hint)
 
 
 def _real_path(document: Document, loc: tuple[str | int, ...]) -> Path_:
@@ -186,11 +188,11 @@ def _cross_check(document: Document) -> Iterator[Problem]:
         if job and not job.get("audiences") and not job.get("traits"):
             yield document.problem(here, "the job computes nothing", "give it audiences: or traits:")
         for w, workflow in enumerate(_list(job.get("workflows"))):
-            if workflow not in workflows:
+            if isinstance(workflow, str) and workflow not in workflows:
                 yield document.problem(
                     (*here, "workflows", w),
                     f"there is no workflow {workflow!r}",
-                    did_you_mean(str(workflow), workflows),
+                    did_you_mean(workflow, workflows),
                 )
         for group in ("audiences", "traits"):
             for i, computed in enumerate(map(_mapping, _list(job.get(group)))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -18,7 +19,9 @@ from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests
 from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.strict import Strict
+from audience_sync.config.yaml_file import Document
 from audience_sync.database import IN_FILES
+from audience_sync.errors import Problem
 from audience_sync.state.tables import RELAY_EVENTS
 
 MOST_WORKFLOWS = 10
@@ -113,6 +116,32 @@ def _seconds(value: object) -> float:
         raise PydanticCustomError("seconds", "expected a time such as 15 s or 2 minutes")
     unit = match[2] or "s"
     return float(match[1]) * (0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit[0]])
+
+
+def _schedule(value: str) -> str:
+    try:
+        trigger(value, "UTC")
+    except ValueError as error:
+        raise PydanticCustomError("schedule", "{said}", {"said": str(error)}) from None
+    return value
+
+
+def _cron(value: str) -> str:
+    try:
+        if len(value.split()) != 5:
+            raise ValueError
+        trigger(value, "UTC")
+    except ValueError:
+        raise PydanticCustomError("schedule", "expected five fields of cron, such as 0 */2 * * *") from None
+    return value
+
+
+def _timezone(value: str) -> str:
+    try:
+        local_zone(value)
+    except ValueError as error:
+        raise PydanticCustomError("timezone", "{said}", {"said": str(error)}) from None
+    return value
 
 
 SecondsField = Annotated[float, BeforeValidator(_seconds)]
@@ -258,8 +287,10 @@ class Trait(Named):
 
 class Job(Strict):
     name: str
-    schedule: str | None = None
-    timezone: str | None = None
+    schedule: Annotated[str, AfterValidator(_schedule)] | None = None
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    """Another way to write a `schedule` that is cron; code reads `schedule` only."""
+    timezone: Annotated[str, AfterValidator(_timezone)] | None = None
     jitter: SecondsField | None = None
     """Each scheduled sync starts up to so many seconds late, at random, so that many jobs do not start at once."""
     timeout: SecondsField = 12 * 3600.0
@@ -286,15 +317,11 @@ class Job(Strict):
     def _is_whole(self) -> Job:
         if not self.key:
             raise PydanticCustomError("key", "the name {name} holds no letter or digit", {"name": repr(self.name)})
-        try:
-            local_zone(self.timezone)
-            if self.schedule is not None:
-                trigger(self.schedule, self.timezone)
-        except ValueError as error:
-            raise PydanticCustomError("schedule", "{said}", {"said": str(error)}) from None
         if self.workflows is not None and not self.workflows:
             raise PydanticCustomError("workflows", "workflows: is an empty list; name one, or leave it out for all")
-        return self
+        if self.cron is not None and self.schedule is not None:
+            raise PydanticCustomError("schedule", "has schedule: and cron:; keep one of them")
+        return self if self.cron is None else self.model_copy(update={"schedule": self.cron, "cron": None})
 
 
 Alarm = Literal["failed", "held", "late", "undelivered", "dead letters"]
@@ -339,6 +366,7 @@ class Config(Strict):
     jobs: Annotated[list[Job], Field(min_length=1)]
 
     _file: Path = PrivateAttr(default=Path("jobs.yaml"))
+    _document: Document | None = PrivateAttr(default=None)
 
     @property
     def file(self) -> Path:
@@ -348,6 +376,13 @@ class Config(Strict):
     def reads_relay(self) -> bool:
         """Whether the rules read what came in through the relay: then the source is the state."""
         return any(event.table == RELAY_EVENTS for event in self.events.values())
+
+    def placed(self, problem: Problem, *path: str | int) -> Problem:
+        """A problem found later, with the place in jobs.yaml of what it is about."""
+        if self._document is None or problem.file:
+            return problem
+        place = self._document.place(path)
+        return replace(problem, file=self._document.file, line=place.line, column=place.column)
 
     def audience(self, name: str) -> Audience | None:
         """An audience of any job, by name or key."""

@@ -1,7 +1,9 @@
 """YAML with places: plain Python values, and for each path in them its line and column.
 
 Scalars follow YAML 1.2's core schema, not 1.1, so that the country `NO` stays text; dates stay text too and
-are read by whoever knows that a date is meant. `${NAME}` and `${NAME:-default}` come from the environment.
+are read by whoever knows that a date is meant. `${NAME}` and `${NAME:-default}` come from the environment, in quotes
+of either kind too: a secret that stayed `${NAME}` because of its quotes would sign wrongly without a word.
+`$${NAME}` stands for `${NAME}` itself.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from audience_sync.errors import ConfigError, Problem
 LARGEST_FILE = 2_000_000
 MOST_VALUES = 100_000
 DEEPEST = 40
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
@@ -99,11 +101,14 @@ def read_yaml(path: Path, environ: Mapping[str, str]) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        hint = "check the indentation, the colons and the quotes on this line and the one above it"
+        if any("${" in written for written in text.splitlines()[line - 1 : line]):
+            hint = 'inside { } and [ ], put a variable in quotes: "${NAME}"'
         raise ConfigError(
             [
                 Problem(
                     f"not valid YAML: {error.problem or error.context}",
-                    "check the indentation, the colons and the quotes on this line and the one above it",
+                    hint,
                     str(path),
                     line,
                     column,
@@ -156,6 +161,10 @@ class _Builder:
                     )
                 ]
             )
+        if not node.tag.startswith("tag:yaml.org,2002:"):
+            self.document.problems.append(
+                self.document.problem(path, f"the tag {node.tag} is not known here", "write the value without it")
+            )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -200,9 +209,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path_) -> Any:
         text = str(node.value)
-        if node.style not in (None, ""):
-            return self._fill(text, path) if node.style != "'" else text
-        if "${" in text:
+        if node.style not in (None, "") or "${" in text:
             return self._fill(text, path)
         if text in ("", "~", "null", "Null", "NULL"):
             return None
@@ -219,6 +226,8 @@ class _Builder:
 
     def _fill(self, text: str, path: Path_) -> str:
         def value(match: re.Match[str]) -> str:
+            if match[0].startswith("$$"):
+                return match[0][1:]
             found = self.environ.get(match[1])
             if found:
                 return found

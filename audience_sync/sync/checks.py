@@ -11,10 +11,10 @@ from sqlalchemy.engine import Engine
 from audience_sync.computations import Computation, compile_computation
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.expressions import BINARY
-from audience_sync.config import Config, Job
+from audience_sync.config import Audience, Config, Job, Trait
 from audience_sync.config.strict import did_you_mean
 from audience_sync.database import is_sqlite, one_line, open_state, told
-from audience_sync.errors import ConfigError
+from audience_sync.errors import ConfigError, Problem
 from audience_sync.snapshot import Databases
 from audience_sync.state import schema
 
@@ -80,17 +80,28 @@ def compile_jobs(
                         connection.execute(sa.select(nothing.c.user_id).where(sa.false())).close()
                         compiled[job.key].append(computation)
                     except ConfigError as error:
-                        problems += error.problems()
+                        problems += [_placed(config, job, computed, problem) for problem in error.problems()]
                     except (sa.exc.ProgrammingError, sa.exc.OperationalError, sa.exc.DataError) as error:
                         if getattr(error, "connection_invalidated", False):
                             raise
                         hint = "its sql: must select user_id" + ("" if computed in job.audiences else " and value")
                         given = getattr(computed, "sql", None) is not None
-                        problems += ConfigError(
-                            f"{config.file}: {job.name} › {computed.name}: the source says: {one_line(error)}",
-                            hint if given else "",
-                        ).problems()
+                        said = f"{job.name} › {computed.name}: the source says: {one_line(error)}"
+                        problems.append(_placed(config, job, computed, Problem(said, hint if given else "")))
                         connection.rollback()
     if problems:
-        raise ConfigError(problems)
+        # Audiences that read the same wrong event all say so; once is enough.
+        raise ConfigError(list({str(problem): problem for problem in problems}.values()))
     return compiled
+
+
+def _placed(config: Config, job: Job, computed: Audience | Trait, problem: Problem) -> Problem:
+    """With the place in jobs.yaml of the entry that names what the source lacks."""
+    for name in config.events:
+        if problem.message.startswith(f"events: {name}: "):
+            return config.placed(problem, "events", name)
+    if problem.message.startswith("people: "):
+        return config.placed(problem, "people")
+    group, among = ("audiences", job.audiences) if isinstance(computed, Audience) else ("traits", job.traits)
+    entry = ("jobs", config.jobs.index(job), group, among.index(computed))  # type: ignore[arg-type]
+    return config.placed(problem, *entry, *(["sql"] if getattr(computed, "sql", None) else []))

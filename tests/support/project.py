@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from audience_sync.cli import main
 from audience_sync.receiver import Receiver
 
 
@@ -57,6 +61,22 @@ class Project:
         )
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    def quick(self, *arguments: str) -> Ran:
+        """The same entry point in this process: a tenth of the time."""
+        out, err = io.StringIO(), io.StringIO()
+        arguments = ("audience-sync", "--config", str(self.folder / "jobs.yaml"), *arguments)
+        with (
+            mock.patch.dict(os.environ, self.environment()),
+            mock.patch.object(sys, "argv", list(arguments)),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+        return Ran(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
