@@ -10,11 +10,14 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+
+
+Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,9 @@ class Receiver:
 
 
 class Serving:
-    """A receiver served on a thread of its own: `with Serving(receiver) as url`."""
+    """A receiver, or another ASGI application, served on a thread of its own: `with Serving(receiver) as url`."""
 
-    def __init__(self, receiver: Receiver, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, receiver: Application, host: str = "127.0.0.1", port: int = 0) -> None:
         self._socket = listening(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{host}:{self.port}"
@@ -142,7 +145,7 @@ def listening(host: str, port: int) -> socket.socket:
     return bound
 
 
-def server(receiver: Receiver) -> uvicorn.Server:
+def server(receiver: Application) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             receiver,

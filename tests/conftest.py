@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -49,11 +50,28 @@ def cdnow_shops(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatab
     return urls
 
 
-@pytest.fixture
-def receiver() -> Iterator[tuple[Receiver, str]]:
-    made = Receiver(shared_secret="s3cret")
+class Switch:
+    """One server for all tests, with a receiver of its own for each: starting and ending a server takes longer than
+    most tests."""
+
+    def __init__(self) -> None:
+        self.receiver = Receiver()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.receiver(scope, receive, send)
+
+
+@pytest.fixture(scope="session")
+def switch() -> Iterator[tuple[Switch, str]]:
+    made = Switch()
     with Serving(made) as url:
         yield made, url
+
+
+@pytest.fixture
+def receiver(switch: tuple[Switch, str]) -> tuple[Receiver, str]:
+    switch[0].receiver = Receiver(shared_secret="s3cret")
+    return switch[0].receiver, switch[1]
 
 
 @pytest.fixture

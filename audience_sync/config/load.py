@@ -52,8 +52,11 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         config = Config.model_validate(document.data, context=document)
     except ValidationError as error:
         told = {(problem.line, problem.column) for problem in unset}
+        misspelt = [problem.where for problem in document.problems]
         for found in error.errors(include_url=False):
             problem = _problem(document, found)
+            if found["type"] == "empty" and any(where.startswith(f"{problem.where} › ") for where in misspelt):
+                continue  # it is empty only because what it holds is misspelt
             if (problem.line, problem.column) not in told:  # an unset variable explains itself
                 document.problems.append(problem)
     document.problems.extend(_cross_check(document))
