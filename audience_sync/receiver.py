@@ -16,7 +16,6 @@ from typing import Any
 
 import uvicorn
 
-
 Application = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 

@@ -272,7 +272,7 @@ class _Compiler:
     def sql(self, text: str, columns: list[str]) -> Any:
         """A user's own SELECT as a subquery. `:as_of` in it is T; every other colon is left as it stands."""
         body = text.strip().rstrip(";").strip()
-        escaped = re.sub(r"(?<!:):(?!as_of\b)", r"\:", re.sub(r"::", r"\:\:", body))
+        escaped = re.sub(r"::|:(?!as_of\b)", lambda colons: colons[0].replace(":", r"\:"), body)
         clause = sa.text(escaped + "\n")
         if re.search(r"(?<![:\w\\]):as_of\b", escaped):
             value: Any = self.as_of

@@ -202,4 +202,7 @@ def json_text(value: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     if dialect == "sqlite":
         endless = sa.and_(sa.func.typeof(value) == "real", sa.func.abs(value) > 1.7976931348623157e308)
         return sa.case((endless, None), else_=sa.func.json_quote(value))
-    return sa.cast(sa.func.to_json(value), sa.Text)
+    # to_json makes the text "NaN" of a number that is none; it is no value, and is not told.
+    number = sa.cast(sa.func.pg_typeof(value), sa.Text).in_(["double precision", "real", "numeric"])
+    endless = sa.cast(value, sa.Text).in_(["NaN", "Infinity", "-Infinity"])
+    return sa.case((sa.and_(number, endless), None), else_=sa.cast(sa.func.to_json(value), sa.Text))

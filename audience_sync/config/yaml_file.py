@@ -189,7 +189,7 @@ class _Builder:
                     )
                 )
                 continue
-            key = str(key_node.value)
+            key = self._text(key_node)
             here = (*path, key)
             if key in result:
                 first = self.document.keys[here]
@@ -208,7 +208,7 @@ class _Builder:
         return result
 
     def _scalar(self, node: yaml.ScalarNode, path: Path_) -> Any:
-        text = str(node.value)
+        text = self._text(node)
         if node.style not in (None, "") or "${" in text:
             return self._fill(text, path)
         if text in ("", "~", "null", "Null", "NULL"):
@@ -223,6 +223,19 @@ class _Builder:
         if _FLOAT.fullmatch(text):
             return float(text)
         return text
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        """PyYAML reads JSON's `\\ud83d\\udc4b`, which is one character, as two halves that no encoding takes."""
+        text = str(node.value)
+        if text.isascii():
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            mark = node.start_mark
+            said = "holds half a character (\\ud800 to \\udfff stand in pairs)"
+            self.document.problems.append(Problem(said, "", self.document.file, mark.line + 1, mark.column + 1))
+            return text.encode("utf-8", "replace").decode()
 
     def _fill(self, text: str, path: Path_) -> str:
         def value(match: re.Match[str]) -> str:
