@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ def open_state(url: str, attach: str | None = None) -> Engine:
         if attach is not None:
             cursor.execute("ATTACH DATABASE ? AS source", (f"{sqlite_path(attach).as_uri()}?mode=ro",))
         cursor.close()
+        connection.create_function("sha256_hex", 1, _sha256_hex, deterministic=True)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -142,6 +144,11 @@ def open_state(url: str, attach: str | None = None) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def _sha256_hex(text: str) -> str:
+    """What PostgreSQL has built in; see `state.suppression`."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _postgresql(url: str) -> Engine:

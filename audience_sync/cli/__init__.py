@@ -30,6 +30,8 @@ COMMANDS = {
     "deliver": "Deliver what is undelivered, without a sync.",
     "dead-letters": "Look at what was given up on; retry or discard it.",
     "relay": "Take calls of Segment's own clients, and forward them.",
+    "forget": "Delete users here and at every workflow, for good.",
+    "unforget": "Let forgotten users be synced again.",
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",
     "migrate": "Bring the state database to the current schema.",

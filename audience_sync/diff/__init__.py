@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.computations import Computation
 from audience_sync.diff.plans import is_ordered_scan, prefer_merging
 from audience_sync.snapshot import refuse_two_values, snapshot, stage
+from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import PREFIX, UserId, synced
 
 ENTERED, EXITED, CHANGED = "entered", "exited", "changed"
@@ -74,7 +75,8 @@ def compare(
     `computation_id` None stands for one that was never synced: everyone entered. `source` None: its tables are read
     through the state's connection.
     """
-    if computation_id is None and source is None and may_be_direct and computation.ids is not None:
+    forgetting = somebody_is_forgotten(state)
+    if computation_id is None and source is None and may_be_direct and not forgetting and computation.ids is not None:
         return Difference(nr, 0, 0, 0, 0, direct=computation.rows)
     now = _snapshot(state, source, computation, source_url)
     before = 0
@@ -89,9 +91,16 @@ def compare(
             _join(state, nr, now, was)
         before = state.execute(sa.select(sa.func.count()).select_from(was.subquery())).scalar_one()
     refuse_two_values(state, computation, changes)
+    if forgetting:
+        leave_out_forgotten(state, nr)
     per_kind = sa.select(changes.c.kind, sa.func.count()).where(changes.c.nr == nr).group_by(changes.c.kind)
     counts: dict[str, int] = dict(state.execute(per_kind).all())
     return Difference(nr, counts.get(ENTERED, 0), counts.get(EXITED, 0), counts.get(CHANGED, 0), before)
+
+
+def leave_out_forgotten(state: Connection, nr: int) -> None:
+    """Take users who are forgotten out of what was found."""
+    state.execute(sa.delete(changes).where(changes.c.nr == nr, is_suppressed(state, changes.c.user_id)))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.diff import ENTERED, EXITED, Difference, changes
+from audience_sync.diff import ENTERED, EXITED, Difference, changes, leave_out_forgotten
 from audience_sync.outbox.lanes import lane_of
+from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
 
 NEVER_EQUAL = ""
@@ -45,6 +46,9 @@ def record(
     while did not, is also told who is no longer in: it may believe otherwise.
     """
     take_turn(connection)
+    forgetting = somebody_is_forgotten(connection)
+    if forgetting:  # also those who were forgotten since the diff
+        leave_out_forgotten(connection, difference.nr)
     audience = klass == "audience"
     of_this = routes.c.computation_id == computation_id
     ever = dict(connection.execute(sa.select(routes.c.workflow_id, routes.c.ended).where(of_this)).all())
@@ -61,6 +65,9 @@ def record(
     if initial:
         members = found if difference.direct is None else difference.direct.subquery("members")
         written = _insert_synced(connection, computation_id, members)
+        if forgetting and difference.direct is not None:
+            forgotten = sa.and_(synced.c.computation_id == computation_id, is_suppressed(connection, synced.c.user_id))
+            written -= connection.execute(sa.delete(synced).where(forgotten)).rowcount
         everyone = (
             sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
         )

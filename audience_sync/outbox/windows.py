@@ -14,6 +14,8 @@ worked through. For each (computation, user) with undelivered changes up to the 
 4. Of a coalescing job's changes of one user in one sync, all but the first are merged into it: one call tells them all.
 
 Rows passed over are listed in `passed_over`, so that a crash in the middle of a window changes none of these decisions.
+What a user is told before being forgotten is dropped when the window that holds the delete opens, and what the same id
+is told after it (`unforget`) waits for the next window: so the delete stands alone between them.
 Messages of the relay are *chained* instead: each is its own news, so none is superseded, and they go out one by one.
 """
 
@@ -27,10 +29,12 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
 
 from audience_sync.outbox.record import head
-from audience_sync.state.tables import computations, lanes, leftovers, outbox, passed_over, routes
+from audience_sync.state.tables import attempts, computations, lanes, leftovers, outbox, passed_over, routes
 
 CHAINED = "message"
 """The class of computations whose rows are chained."""
+DELETES = "delete"
+"""The class of the computation whose rows delete a forgotten user."""
 
 
 def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
@@ -66,6 +70,9 @@ def open_window(connection: Connection, workflow_id: int, lane: int, now: dateti
     end = max(head(connection), last_end)
     if end == last_end:
         return cursor, end, {}
+    end = _up_to_deletes(connection, workflow_id, lane, cursor, last_end, end)
+    if end == last_end:
+        return cursor, end, {}
     superseded: dict[int, int] = {}
     if _may_repeat(connection, workflow_id, lane, cursor):
         superseded = _take_out(connection, workflow_id, lane, cursor, last_end, end, now)
@@ -73,6 +80,55 @@ def open_window(connection: Connection, workflow_id: int, lane: int, now: dateti
         _merge(connection, workflow_id, lane, last_end, end)
     connection.execute(sa.update(lanes).where(of_lane).values(window_end=end))
     return cursor, end, superseded
+
+
+def _up_to_deletes(connection: Connection, workflow_id: int, lane: int, cursor: int, last_end: int, end: int) -> int:
+    """Where the window ends for deletes' sake; drops what their users were told before."""
+    class_ids = _ids(computations.c["class"] == DELETES)
+    end = max(last_end, _before_waiting_deletes(connection, workflow_id, lane, cursor, end))
+    deletes = outbox.alias("deletes")
+    is_delete = sa.and_(
+        deletes.c.computation_id.in_(class_ids),
+        deletes.c.lane == lane,
+        deletes.c.seq > cursor,
+        deletes.c.seq <= end,
+    )
+    if connection.execute(sa.select(deletes.c.seq).where(is_delete).limit(1)).first() is None:
+        return end
+    later = sa.and_(outbox.c.lane == lane, outbox.c.user_id == deletes.c.user_id, outbox.c.seq > deletes.c.seq)
+    followed = sa.select(sa.func.min(deletes.c.seq)).where(is_delete, sa.exists().where(later))
+    first = connection.execute(followed).scalar()
+    for table in (leftovers, attempts):
+        before = sa.exists().where(is_delete, deletes.c.user_id == table.c.user_id, deletes.c.seq > table.c.seq)
+        connection.execute(sa.delete(table).where(table.c.workflow_id == workflow_id, before.correlate(table)))
+    return end if first is None else max(last_end, int(first))
+
+
+def _before_waiting_deletes(connection: Connection, workflow_id: int, lane: int, cursor: int, end: int) -> int:
+    """A delete that failed and is tried again holds back what its user is told after it."""
+    class_ids = _ids(computations.c["class"] == DELETES)
+    waiting = sa.and_(
+        leftovers.c.workflow_id == workflow_id,
+        leftovers.c.lane == lane,
+        leftovers.c.dead_at.is_(None),
+        leftovers.c.computation_id.in_(class_ids),
+    )
+    if connection.execute(sa.select(leftovers.c.seq).where(waiting).limit(1)).first() is None:
+        return end
+    held_back = (
+        sa.select(sa.func.min(outbox.c.seq))
+        .join(leftovers, leftovers.c.user_id == outbox.c.user_id)
+        .where(
+            waiting,
+            outbox.c.lane == lane,
+            outbox.c.seq > cursor,
+            outbox.c.seq > leftovers.c.seq,
+            outbox.c.seq <= end,
+            outbox.c.computation_id.not_in(class_ids),
+        )
+    )
+    first = connection.execute(held_back).scalar()
+    return end if first is None else int(first) - 1
 
 
 def coalescing(connection: Connection) -> bool:

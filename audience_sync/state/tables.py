@@ -236,6 +236,14 @@ checkpoints = sa.Table(  # a row a commit: how far a lane came, when, and how it
     sa.Index(PREFIX + "checkpoints_lane", "workflow_id", "lane", "to_seq"),
 )
 
+suppressed = sa.Table(  # who is forgotten: no sync may bring them back, and their ids are not kept
+    PREFIX + "suppressed",
+    metadata,
+    sa.Column("hash", sa.Text, primary_key=True),  # see state.suppression
+    sa.Column("forgotten_at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 backfills = sa.Table(  # how far a backfill of one computation to one workflow has come
     PREFIX + "backfills",
     metadata,

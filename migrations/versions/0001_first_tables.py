@@ -25,7 +25,13 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("value", sa.Text, nullable=False),
     )
-    op.bulk_insert(meta, [{"name": "state_id", "value": secrets.token_hex(10)}])
+    op.bulk_insert(
+        meta,
+        [
+            {"name": "state_id", "value": secrets.token_hex(10)},
+            {"name": "salt", "value": secrets.token_hex(16)},
+        ],
+    )
     op.create_table(
         P + "computations",
         sa.Column("id", Id, primary_key=True, autoincrement=True),
@@ -206,6 +212,12 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Float, nullable=False),
     )
     op.create_index(P + "checkpoints_lane", P + "checkpoints", ["workflow_id", "lane", "to_seq"])
+    op.create_table(
+        P + "suppressed",
+        sa.Column("hash", sa.Text, primary_key=True),
+        sa.Column("forgotten_at", Instant, nullable=False),
+        sqlite_with_rowid=False,
+    )
     op.create_table(
         P + "backfills",
         sa.Column("id", Id, primary_key=True, autoincrement=True),

@@ -3,73 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from support.scores import Shop, shop
 
 from audience_sync.backfill import backfill
-from audience_sync.config import Config, load_config
-from audience_sync.database import open_state
 from audience_sync.delivery.sender import Patience
 from audience_sync.errors import ConfigError
 from audience_sync.receiver import Receiver
-from audience_sync.state import schema
-from audience_sync.sync import run
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text), sa.Column("score", sa.Integer))
-
-
-class Shop:
-    def __init__(self, folder: Path, source: str, state: str, url: str) -> None:
-        self.engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
-        members.create(self.engine)
-        self.path = folder / "jobs.yaml"
-        self.path.write_text(f"""\
-version: 1
-source: {source}
-state: {state}
-workflows:
-  w1: {{url: '{url}/w1', shared_secret: s3cret}}
-  w2: {{url: '{url}/w2', shared_secret: s3cret}}
-jobs:
-  - name: J
-    guard: off
-    audiences:
-      - {{name: a, table: {{name: members, user_id: user_id}}}}
-    traits:
-      - {{name: t, sql: "select user_id, score as value from members"}}
-""")
-        if not state.startswith("sqlite"):
-            engine = open_state(state)
-            schema.migrate(engine)
-            engine.dispose()
-        self.day = 0
-
-    @property
-    def config(self) -> Config:
-        return load_config(self.path)
-
-    def sync(self, **scores: int) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.delete(members))
-            connection.execute(sa.insert(members), [{"user_id": u, "score": s} for u, s in scores.items()])
-        self.day += 1
-        report = run(self.config, [], START + timedelta(days=self.day))
-        assert report.exit_code == 0
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def shop(request: pytest.FixtureRequest, tmp_path: Path, receiver: tuple[Receiver, str]) -> Shop:
-    if request.param == "sqlite":
-        return Shop(tmp_path, f"sqlite:///{tmp_path}/shop.db", f"sqlite:///{tmp_path}/state.db", receiver[1])
-    new_database: Callable[[], str] = request.getfixturevalue("new_database")
-    url = new_database()
-    return Shop(tmp_path, url, url, receiver[1])
+__all__ = ["shop"]
 
 
 def said(receiver: Receiver) -> list[tuple[str, str, str, Any]]:
