@@ -41,8 +41,10 @@ def command(config: Path, user_ids: tuple[str, ...], file: IO[str] | None, as_js
 
     In one transaction a user leaves what is synced, the outbox, dead letters, attempts and what the relay kept, and
     the delete is recorded for every workflow, with the outbox's guarantees. Only a salted hash of the id is kept.
-    Ids that the relay has linked to a user are forgotten with them. The source is yours to clean. Exit code 1: not every workflow has acknowledged yet; the rest goes out with the
-    next run. --json is the report for the file.
+    Ids that the relay has linked to a user are forgotten with them. The source is yours to clean.
+
+    Exit code 1: not every workflow has acknowledged yet; the rest goes out with the next run. --json is the report
+    for the file.
     """
     found = user_ids_of(user_ids, file)
     with stop_on_signals(tell_stopping) as stopping, Bars() as bars:

@@ -19,12 +19,13 @@ from audience_sync.outbox.lanes import lane_of
 from audience_sync.outbox.record import take_turn
 from audience_sync.relay.identities import remember, upsert
 from audience_sync.relay.messages import Message
+from audience_sync.state.suppression import somebody_is_forgotten, suppressed_among
 from audience_sync.state.tables import outbox, relay_counts, relay_messages, relay_seen
 
 DEDUPE_WINDOW = timedelta(hours=24)
 """For so long a messageId that comes again is dropped (Segment's own window is a day as well)."""
 
-RECEIVED, DUPLICATE, FORWARDED = "received", "duplicate", "forwarded"
+RECEIVED, DUPLICATE, FORGOTTEN, FORWARDED = "received", "duplicate", "of a forgotten user", "forwarded"
 BY_INTEGRATIONS, BY_WORKFLOW = "filtered by integrations", "filtered by messages"
 
 
@@ -46,12 +47,15 @@ def store(connection: Connection, messages: Sequence[Message], routes: Routes, n
     """Keep the messages that are new, in their order, in the caller's transaction; returns how many go to workflows."""
     take_turn(connection)
     new = _unseen(connection, messages, now)
+    kept = _of_remembered(connection, new)
     counts: Counter[tuple[str, str, str]] = Counter((m.type, RECEIVED, "") for m in messages)
     counts.update(Counter((m.type, DUPLICATE, "") for m in messages))
     counts.subtract(Counter((m.type, DUPLICATE, "") for m in new))
-    remember(connection, new)
-    _keep_events(connection, new, now)
-    sent = _forward(connection, new, routes, counts)
+    counts.update(Counter((m.type, FORGOTTEN, "") for m in new))
+    counts.subtract(Counter((m.type, FORGOTTEN, "") for m in kept))
+    remember(connection, kept)
+    _keep_events(connection, kept, now)
+    sent = _forward(connection, kept, routes, counts)
     _count(connection, counts)
     return sent
 
@@ -69,6 +73,15 @@ def _unseen(connection: Connection, messages: Sequence[Message], now: datetime) 
     rows = [{"message_id": message_id, "received_at": now} for message_id in by_id]
     new = set(connection.execute(statement, rows).scalars())
     return [m for m in messages if m.message_id in new and by_id[m.message_id] is m]
+
+
+def _of_remembered(connection: Connection, messages: list[Message]) -> list[Message]:
+    """Those that are not of a forgotten user (DESIGN, rule 10)."""
+    if not somebody_is_forgotten(connection):
+        return messages
+    ids = {id_ for m in messages for id_ in (m.user_id, m.anonymous_id) if id_ is not None}
+    forgotten = suppressed_among(connection, ids)
+    return [m for m in messages if m.user_id not in forgotten and m.anonymous_id not in forgotten]
 
 
 def _keep_events(connection: Connection, messages: Iterable[Message], now: datetime) -> None:

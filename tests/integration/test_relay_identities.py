@@ -16,6 +16,7 @@ from support.relay import NOW, Store
 from audience_sync.database import writing
 from audience_sync.relay.forgetting import forget
 from audience_sync.relay.store import DEDUPE_WINDOW, drop_old_ids
+from audience_sync.state.suppression import suppress
 from audience_sync.state.tables import outbox, relay_links, relay_messages, relay_seen
 
 
@@ -144,3 +145,13 @@ def test_a_forgotten_user_is_gone_under_every_name(opened: Store) -> None:
     # who comes back starts anew
     opened.take(track("Did", anonymousId="a1"), track("Did", userId="u1"))
     assert opened.events() == [("other", "Did"), ("u1", "Did")]
+
+
+def test_what_comes_in_from_a_forgotten_user_is_dropped(opened: Store) -> None:
+    with writing(opened.connection):
+        suppress(opened.connection, ["u1", "a1"], NOW.replace(tzinfo=None))
+    opened.take(
+        track("Did", userId="u1"), track("Did", anonymousId="a1"), track("Did", userId="u2"), identify({}, userId="u1")
+    )
+    assert opened.events() == [("u2", "Did")]
+    assert opened.connection.execute(sa.select(outbox.c.user_id).distinct()).scalars().all() == ["u2"]
