@@ -41,7 +41,10 @@ def command(
         bound = listening(host, port)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}", "choose another --port") from None
-    file = record.open("a", encoding="utf-8") if record else None
+    try:
+        file = record.open("a", encoding="utf-8") if record else None
+    except OSError as error:
+        raise ConfigError(f"cannot write {record}: {error.strerror}", "choose another --record") from None
     shown_at = 0.0
 
     def on_call(call: Call) -> None:

@@ -86,8 +86,19 @@ def orphans(connection: Connection, config: Config, job: Job) -> list[Any]:
     return [row for row in rows if row.key not in named]
 
 
-def removed(row: Any, job: Job) -> ComputationReport:
-    told_false = job.on_remove == "send false"
+def orphaned_jobs(connection: Connection, config: Config) -> dict[str, list[Any]]:
+    """The same of jobs that jobs.yaml no longer names, by job: no run of theirs will ever tell of them."""
+    named = {computed.key for job in config.jobs for computed in job.computed}
+    jobs = {job.key for job in config.jobs}
+    found: dict[str, list[Any]] = {}
+    for row in connection.execute(sa.select(computations).where(computations.c.size > 0).order_by(computations.c.key)):
+        if row.job not in jobs and row.key not in named:
+            found.setdefault(row.job, []).append(row)
+    return found
+
+
+def removed(row: Any, job: Job | None) -> ComputationReport:
+    told_false = job is not None and job.on_remove == "send false"
     return ComputationReport(
         row.key,
         row.name,

@@ -17,7 +17,7 @@ from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
-from audience_sync.sync.compare import compare, known, orphans, removed
+from audience_sync.sync.compare import compare, known, orphaned_jobs, orphans, removed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
 
 
@@ -53,6 +53,10 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
                 if any(c.held for c in report.computations):
                     report.status = "held"
                 reports.append(report)
+            if not names:
+                with connection.begin():
+                    for key, rows in orphaned_jobs(connection, config).items():
+                        reports.append(JobReport(key, key, computations=[removed(row, None) for row in rows]))
         return RunReport(as_of, reports)
 
 
