@@ -85,6 +85,7 @@ def _mysql_source(url: str) -> Engine:
     def prepare(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET time_zone = '+00:00'")
+            cursor.execute("SET SESSION group_concat_max_len = 16777216")  # 1,024 bytes otherwise, cut off in silence
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
     return engine

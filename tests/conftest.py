@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support import mariadb as mariadb_server
 from support import shop
 from support.postgres import serve
 from support.project import Project
@@ -39,6 +40,25 @@ class NewDatabase:
 @pytest.fixture(scope="session")
 def new_database(postgres: str) -> NewDatabase:
     return NewDatabase(postgres)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[str]:
+    """The URL of a MariaDB server, where the system has one."""
+    yield from mariadb_server.serve()
+
+
+@pytest.fixture
+def new_mariadb(mariadb: str) -> Callable[[], str]:
+    """Makes an empty MariaDB database; returns its URL."""
+
+    def make() -> str:
+        name = f"db{time.monotonic_ns()}"
+        with sa.create_engine(mariadb, poolclass=sa.pool.NullPool).begin() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        return sa.make_url(mariadb).set(database=name).render_as_string(hide_password=False)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,9 @@ class Catalog:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
+        if self.dialect == "mysql":
+            with engine.connect() as connection:  # a mysql:// URL may lead to a MariaDB, as is known when it answers
+                self.dialect = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else "mysql"
         self._tables: dict[str, sa.Table] = {}
 
     def table(self, name: str, where: str) -> sa.Table:

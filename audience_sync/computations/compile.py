@@ -1,12 +1,14 @@
 """Rules into SELECTs.
 
 Each rule becomes one set of user ids; `all`, `any` and `not` become INTERSECT, UNION and EXCEPT, so the meaning
-of a nested rule is plain set algebra and the database plans it.
+of a nested rule is plain set algebra and the database plans it. Rules of one `all` or `any` that count events of one
+table share a single pass over it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,13 +17,18 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Select
 
 from audience_sync.computations.catalog import Catalog
-from audience_sync.computations.expressions import TimeColumn, has_id, id_text, json_text, lacks_id, meets
+from audience_sync.computations.expressions import has_id, id_text, lacks_id, meets
+from audience_sync.computations.occurrences import Events, column_of, events, in_window, tested
 from audience_sync.computations.properties import Property
-from audience_sync.config.model import Audience, Config, EventTable, MembershipTable, Trait
-from audience_sync.config.rules import All, Any_, Did, Has, In, Not, Rule, Tests
+from audience_sync.computations.sequences import in_order
+from audience_sync.computations.times import TimeColumn
+from audience_sync.computations.values import kind_of, rounded
+from audience_sync.config.model import Audience, Config, MembershipTable
+from audience_sync.config.rules import All, Any_, Did, First, Has, In, Last, Not, Occurrence, Rule, Then
 from audience_sync.errors import ConfigError
 
 Ids = Select[str]
+TOTALS = ("sum", "avg", "min", "max")
 
 
 @dataclass
@@ -42,22 +49,9 @@ class Computation:
     ids: Ids | None = None
 
 
-def compile_computation(config: Config, catalog: Catalog, computed: Audience | Trait, as_of: datetime) -> Computation:
-    """Compile one audience or trait at instant `as_of`; ConfigError where the source lacks what it names."""
-    compiler = _Compiler(config, catalog, as_of)
-    null = sa.cast(sa.null(), sa.Text)
-    found: Ids | None = None
-    if isinstance(computed, Audience):
-        found = compiler.audience(computed, count=True)
-        ids = found.subquery()
-        rows: Any = sa.select(ids.c.user_id, null.label("value"), null.label("other"))
-    else:
-        rows = compiler.trait(computed)
-    klass = "audience" if isinstance(computed, Audience) else "computed_trait"
-    return Computation(computed.key, computed.name, klass, computed.definition, rows, compiler.skipped, found)
+class Compiler:
+    """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names."""
 
-
-class _Compiler:
     def __init__(self, config: Config, catalog: Catalog, as_of: datetime) -> None:
         self.config = config
         self.catalog = catalog
@@ -66,6 +60,8 @@ class _Compiler:
         self.skipped: list[Select[int]] = []
         self.counting = False
         self.where = ""
+        self._names = 0
+        self._shared: dict[str, sa.CTE] = {}
 
     def audience(self, audience: Audience, *, count: bool) -> Ids:
         outer = self.counting, self.where
@@ -76,28 +72,9 @@ class _Compiler:
             if audience.table is not None:
                 return self.members(audience.table)
             query = self.sql(audience.sql or "", ["user_id"])
-            return self.ids(query, query.c.user_id, [], distinct=True)
+            return self.ids(query, query.c.user_id, [])
         finally:
             self.counting, self.where = outer
-
-    def trait(self, trait: Trait) -> Any:
-        self.counting, self.where = True, trait.name
-        query = self.sql(trait.sql, ["user_id", "value"])
-        user_id = id_text(query.c.user_id, self.dialect)
-        self.skip(query, query.c.user_id, [])
-        told = (
-            sa.select(user_id.label("user_id"), json_text(query.c.value, self.dialect).label("value"))
-            .where(has_id(query.c.user_id, self.dialect), query.c.value.is_not(None))
-            .subquery()
-        )
-        low, high = sa.func.min(told.c.value), sa.func.max(told.c.value)
-        return (
-            sa.select(told.c.user_id, low.label("value"), sa.case((low != high, high)).label("other"))
-            .where(told.c.value.is_not(None))
-            .group_by(told.c.user_id)
-        )
-
-    # -- the rules --------------------------------------------------------------------------------------------
 
     def rule(self, rule: Rule) -> Ids:
         if isinstance(rule, Did):
@@ -105,82 +82,170 @@ class _Compiler:
         if isinstance(rule, Has):
             return self.has(rule)
         if isinstance(rule, In):
-            other = self.config.audience(rule.in_)
-            assert other is not None, "checked when jobs.yaml was read"
-            return self.audience(other, count=False)
+            return self.members_of(rule.in_)
+        if isinstance(rule, (First, Last)):
+            return self.first_or_last(rule)
+        if isinstance(rule, Then):
+            return self.then(rule)
         if isinstance(rule, Not):
             return self.combine(sa.except_, [self.everyone(), self.rule(rule.not_)])
         if isinstance(rule, All):
-            return self.combine(sa.intersect, [self.rule(part) for part in rule.all_])
+            return self.combine(sa.intersect, self.parts(rule.all_, every=True))
         assert isinstance(rule, Any_)
-        return self.combine(sa.union, [self.rule(part) for part in rule.any_])
+        return self.combine(sa.union, self.parts(rule.any_, every=False))
+
+    def parts(self, rules: Sequence[Rule], *, every: bool) -> list[Ids]:
+        """A set for each rule, but one for all those that count events of one table."""
+        together: dict[Any, list[Did]] = {}
+        found = []
+        for rule in rules:
+            if isinstance(rule, Did) and _needs_one(rule):
+                at = events(self.config, self.catalog, rule.did)
+                together.setdefault((at.table, at.user_id, at.at.column), []).append(rule)
+            else:
+                found.append(self.rule(rule))
+        for dids in together.values():
+            found.append(self.did(dids[0]) if len(dids) == 1 else self.counted(dids, every=every))
+        return found
 
     def did(self, rule: Did) -> Ids:
-        events, user_id, conditions = self.events(rule.did)
-        json = self.event_source(rule.did)[1].properties
-        conditions += self.window(rule, events[1])
-        conditions += self.tests(events[0], rule.where, f"{self.where}: where", json)
-        count = sa.func.count()
-        having: list[ColumnElement[bool]] = []
-        if rule.at_least is not None and rule.at_least > 1:
-            having.append(count >= rule.at_least)
-        if rule.exactly:
-            having.append(count == rule.exactly)
-        for word in ("sum", "avg", "min", "max"):
-            for name, test in (getattr(rule, word) or {}).items():
-                column = self.catalog.property(events[0], name, json, f"{self.where}: {word}")
-                number = column.number if isinstance(column, Property) else column
-                total = getattr(sa.func, word)(number, type_=sa.Float)
-                having.append(meets(total, test, self.as_of, self.dialect, f"{self.where}: {word}: {name}"))
-        if rule.exactly == 0:
-            did = self.ids(events[0], user_id, conditions, distinct=True)
-            return self.combine(sa.except_, [self.everyone(), did])
+        if _needs_one(rule):
+            return self.counted([rule], every=True)
+        # at_most and exactly: 0 hold of those, too, who have no row to count
+        most = rule.exactly if rule.exactly is not None else rule.at_most
+        too_often = self.counted([Did(did=rule.did, at_least=(most or 0) + 1, **_window_of(rule))], every=True)
+        return self.combine(sa.except_, [self.everyone(), too_often])
+
+    def counted(self, rules: Sequence[Did], *, every: bool) -> Ids:
+        """Users of whose events all (or any) of the rules hold, in one pass over the table of the events."""
+        found = [(rule, events(self.config, self.catalog, rule.did)) for rule in rules]
+        conditions = [sa.and_(*self.occurrence(rule, at)) for rule, at in found]
+        alone = len(rules) == 1
+        having = []
+        for (rule, at), condition in zip(found, conditions, strict=True):
+            having.append(sa.and_(sa.true(), *self.having(rule, at, None if alone else condition)))
+        table, user_id = found[0][1].table, found[0][1].user_id
+        if alone and not self.having(rules[0], found[0][1], None):
+            return self.ids(table, user_id, conditions)
+        together = sa.and_(*having) if every else sa.or_(*having)
+        return self.ids(table, user_id, [sa.or_(*conditions)], having=together)
+
+    def having(self, rule: Did, at: Events, condition: ColumnElement[bool] | None) -> list[ColumnElement[bool]]:
+        """What must hold of a user's events; `condition` picks those of this rule, where others are in the group."""
+
+        def count() -> ColumnElement[Any]:
+            if condition is None:
+                return sa.func.count()
+            return sa.func.count(sa.case((condition, 1)))
+
+        found: list[ColumnElement[bool]] = []
+        least = rule.exactly if rule.exactly is not None else rule.at_least or 1
+        if rule.exactly is not None:
+            found.append(count() == least)
+        elif least > 1 or condition is not None:
+            found.append(count() >= least)
         if rule.at_most is not None:
-            too_often = self.ids(events[0], user_id, conditions, having=[count > rule.at_most])
-            rest = self.combine(sa.except_, [self.everyone(), too_often])
-            if rule.at_least is None:
-                return rest
-            return self.combine(
-                sa.intersect,
-                [rest, self.ids(events[0], user_id, conditions, having=having, distinct=not having)],
+            found.append(count() <= rule.at_most)
+        for word in TOTALS:
+            for name, test in (getattr(rule, word) or {}).items():
+                where = f"{self.where}: {word}: {name}"
+                total = self.total(word, column_of(self.catalog, at, name, f"{self.where}: {word}"), condition, where)
+                found.append(meets(total, test, self.as_of, self.dialect, where))
+        return found
+
+    def total(
+        self, word: str, column: ColumnElement[Any] | Property, condition: ColumnElement[bool] | None, where: str
+    ) -> ColumnElement[Any]:
+        number = column.number if isinstance(column, Property) else column
+        if kind_of(number) not in ("integer", "number"):
+            raise ConfigError(f"{where}: {word} asks of numbers, and the column holds others", "name another property")
+        if condition is not None:
+            number = sa.case((condition, number))
+        if word in ("sum", "avg"):
+            number = sa.cast(number, sa.Double)
+        total: ColumnElement[Any] = getattr(sa.func, word)(number, type_=sa.Double)
+        return sa.type_coerce(rounded(total, self.dialect), sa.Double)
+
+    def first_or_last(self, rule: First | Last) -> Ids:
+        """The first (or last) occurrence up to T of each user, and whether it is in the window: one pass."""
+        wanted, word = (rule.first, "min") if isinstance(rule, First) else (rule.last, "max")
+        found = events(self.config, self.catalog, wanted.did)
+        seen = Occurrence(did=wanted.did, where=wanted.where)
+        edge = TimeColumn(
+            getattr(sa.func, word)(found.at.moment, type_=found.at.moment.type), self.dialect, canonical=True
+        )
+        return self.ids(
+            found.table,
+            found.user_id,
+            self.occurrence(seen, found),
+            having=sa.and_(*in_window(wanted, edge, self.as_of)),
+        )
+
+    def then(self, rule: Then) -> Ids:
+        steps = []
+        for number, step in enumerate(rule.then):
+            found = events(self.config, self.catalog, step.did)
+            # the window of a later step is measured from the step before it, not from T
+            seen = step if number == 0 else step.model_copy(update={"within": None})
+            conditions = self.occurrence(seen, found)
+            self.skip(found.table, found.user_id, conditions)
+            steps.append(
+                (
+                    sa.select(found.id_text.label("user_id"), found.at.moment.label("at"))
+                    .select_from(found.table)
+                    .where(found.has_id, *conditions),
+                    None if number == 0 else step.within,
+                )
             )
-        return self.ids(events[0], user_id, conditions, having=having, distinct=not having)
+        return in_order(steps, self.named, self.dialect)
+
+    def occurrence(self, rule: Occurrence, found: Events) -> list[ColumnElement[bool]]:
+        """What a row of the events' table must meet."""
+        where = f"{self.where}: where"
+        tests = tested(self.catalog, found.table, rule.where, self.as_of, where, found.properties)
+        return [*found.named, *in_window(rule, found.at, self.as_of), *tests]
 
     def has(self, rule: Has) -> Ids:
         people = self.config.people
         assert people is not None, "checked when jobs.yaml was read"
         table = self.catalog.table(people.table, "people")
         user_id = self.catalog.column(table, people.user_id, "people")
-        return self.ids(table, user_id, self.tests(table, rule.has, f"{self.where}: has", people.traits), distinct=True)
+        tests = tested(self.catalog, table, rule.has, self.as_of, f"{self.where}: has", people.traits)
+        return self.ids(table, user_id, tests)
 
     def members(self, source: MembershipTable) -> Ids:
         table = self.catalog.table(source.name, f"{self.where}: table")
         user_id = self.catalog.column(table, source.user_id, f"{self.where}: table")
-        return self.ids(table, user_id, self.tests(table, source.where, f"{self.where}: table: where"), distinct=True)
+        tests = tested(self.catalog, table, source.where, self.as_of, f"{self.where}: table: where", None)
+        return self.ids(table, user_id, tests)
+
+    def members_of(self, name: str) -> Ids:
+        """Another audience at the same T: one common table expression, however often it is named."""
+        other = self.config.audience(name)
+        assert other is not None, "checked when jobs.yaml was read"
+        if other.key not in self._shared:
+            self._shared[other.key] = self.named(self.audience(other, count=False))
+        return sa.select(self._shared[other.key].c.user_id)
 
     def everyone(self) -> Ids:
         """Everyone known: all of `people`, or, without it, all who did anything up to T."""
+        if "" not in self._shared:
+            self._shared[""] = self.named(self._everyone())
+        return sa.select(self._shared[""].c.user_id)
+
+    def _everyone(self) -> Ids:
         people = self.config.people
         if people is not None:
             table = self.catalog.table(people.table, "people")
-            column = self.catalog.column(table, people.user_id, "people")
-            return self.ids(table, column, [], distinct=True, count=False)
+            return self.ids(table, self.catalog.column(table, people.user_id, "people"), [], count=False)
         parts = []
         seen = set()
         for name, source in self.config.events.items():
             if (source.table, source.user_id, source.at) in seen:
                 continue
             seen.add((source.table, source.user_id, source.at))
-            table, user_id, at = self.event_table(name, source)
-            parts.append(
-                self.ids(
-                    table,
-                    user_id,
-                    [TimeColumn(at, self.dialect).until(self.as_of)],
-                    distinct=True,
-                    count=False,
-                )
-            )
+            found = events(self.config, self.catalog, name)
+            parts.append(self.ids(found.table, found.user_id, [found.at.until(self.as_of)], count=False))
         if not parts:
             raise ConfigError(
                 f"{self.where}: not, at_most and exactly: 0 need to know everyone",
@@ -188,75 +253,25 @@ class _Compiler:
             )
         return self.combine(sa.union, parts)
 
-    # -- their parts ------------------------------------------------------------------------------------------
-
-    def event_table(self, name: str, source: EventTable) -> tuple[sa.Table, ColumnElement[Any], ColumnElement[Any]]:
-        where = f"events: {name}"
-        table = self.catalog.table(source.table, where)
-        return (
-            table,
-            self.catalog.column(table, source.user_id, where),
-            self.catalog.column(table, source.at, where),
-        )
-
-    def event_source(self, event: str) -> tuple[str, EventTable]:
-        name = event if event in self.config.events else "*"
-        return name, self.config.events[name]
-
-    def events(
-        self, event: str
-    ) -> tuple[tuple[sa.Table, ColumnElement[Any]], ColumnElement[Any], list[ColumnElement[bool]]]:
-        name, source = self.event_source(event)
-        table, user_id, at = self.event_table(name, source)
-        conditions: list[ColumnElement[bool]] = []
-        if source.name is not None:
-            conditions.append(self.catalog.column(table, source.name, f"events: {name}") == event)
-        return (table, at), user_id, conditions
-
-    def window(self, rule: Did, at: ColumnElement[Any]) -> list[ColumnElement[bool]]:
-        """An event at t is within W of T when T − W < t ≤ T; nothing after T is seen."""
-        times = TimeColumn(at, self.dialect)
-        latest = self.as_of
-        conditions = []
-        if rule.within is not None:
-            conditions.append(times.after(rule.within.before(self.as_of)))
-        if rule.between is not None:
-            instants = sorted(duration.before(self.as_of) for duration in rule.between)
-            conditions.append(times.after(instants[0]))
-            latest = min(latest, instants[1])
-        if rule.since is not None:
-            conditions.append(times.since(rule.since))
-        if rule.until is not None:
-            latest = min(latest, rule.until)
-        return [*conditions, times.until(latest)]
-
-    def tests(
-        self, table: sa.Table, tests: Tests | None, where: str, json: str | None = None
-    ) -> list[ColumnElement[bool]]:
-        return [
-            meets(self.catalog.property(table, name, json, where), test, self.as_of, self.dialect, f"{where}: {name}")
-            for name, test in (tests or {}).items()
-        ]
-
     def ids(
         self,
         table: sa.FromClause,
         user_id: ColumnElement[Any],
-        conditions: list[ColumnElement[bool]],
+        conditions: Sequence[ColumnElement[bool]],
         *,
-        having: list[ColumnElement[bool]] | None = None,
-        distinct: bool = False,
+        having: ColumnElement[bool] | None = None,
         count: bool = True,
     ) -> Ids:
+        """The ids of the rows that meet the conditions, each once; with `having`, of the users whose rows meet it."""
         if count:
             self.skip(table, user_id, conditions)
-        text = id_text(user_id, self.dialect)
-        query = sa.select(text.label("user_id")).select_from(table).where(has_id(user_id, self.dialect), *conditions)
-        if distinct:
-            return query.distinct()
-        return query.group_by(text).having(sa.and_(*(having or [sa.true()])))
+        text = id_text(user_id, self.dialect).label("user_id")
+        query = sa.select(text).select_from(table).where(has_id(user_id, self.dialect), *conditions)
+        return query.distinct() if having is None else query.group_by(id_text(user_id, self.dialect)).having(having)
 
-    def skip(self, table: sa.FromClause, user_id: ColumnElement[Any], conditions: list[ColumnElement[bool]]) -> None:
+    def skip(
+        self, table: sa.FromClause, user_id: ColumnElement[Any], conditions: Sequence[ColumnElement[bool]]
+    ) -> None:
         if self.counting:
             self.skipped.append(
                 sa.select(sa.func.count()).select_from(table).where(lacks_id(user_id, self.dialect), *conditions)
@@ -265,9 +280,14 @@ class _Compiler:
     def combine(self, operation: Any, parts: list[Ids]) -> Ids:
         if len(parts) == 1:
             return parts[0]
-        # Each part stands in a subquery of its own: SQLite has no parentheses around the arms of a compound.
-        arms = [sa.select(part.subquery().c.user_id) for part in parts]
-        return sa.select(operation(*arms).subquery().c.user_id)
+        return sa.select(self.named(operation(*[sa.select(self.named(part).c.user_id) for part in parts])).c.user_id)
+
+    def named(self, query: Any) -> sa.CTE:
+        """The query under a name of its own: however deep the rules, the statement stays flat. SQLite's parser gives up
+        on deep ones, and has no parentheses around the arms of a compound."""
+        self._names += 1
+        found: sa.CTE = query.cte(f"set_{self._names}")
+        return found
 
     def sql(self, text: str, columns: list[str]) -> Any:
         """A user's own SELECT as a subquery. `:as_of` in it is T; every other colon is left as it stands."""
@@ -280,3 +300,16 @@ class _Compiler:
                 value = self.as_of.strftime("%Y-%m-%d %H:%M:%S")
             clause = clause.bindparams(as_of=value)
         return clause.columns(*[sa.column(name) for name in columns]).subquery("given")
+
+
+def _needs_one(rule: Did) -> bool:
+    """Whether the rule holds only of users who have such an event: not so for `exactly: 0` and a bare `at_most`."""
+    return rule.exactly != 0 and (rule.at_most is None or rule.at_least is not None)
+
+
+def _window_of(rule: Did) -> dict[str, Any]:
+    return {
+        word: getattr(rule, word)
+        for word in ("within", "between", "since", "until", "where")
+        if getattr(rule, word) is not None
+    }

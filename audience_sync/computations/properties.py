@@ -18,14 +18,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 from audience_sync.config.rules import Test
 from audience_sync.errors import ConfigError
 
-# ISO 8601, dates that exist: PostgreSQL fails the whole query at a text that is no time, and a property may hold any.
-_DAY = (
-    r"\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))"
-    r"|\d{2}([02468][048]|[13579][26])-02-29"
-)
-_CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?"
-_TIME = rf"^({_DAY})([T ]{_CLOCK} ?(Z|[+-](0\d|1[0-4])(:?[0-5]\d)?)?)?$"
-
 
 @dataclass(frozen=True)
 class Property:
@@ -51,10 +43,11 @@ class Property:
         """Its value where it is a number, else NULL."""
         if self.dialect == "sqlite":
             kind = sa.func.json_type(self.column, self._path)
-            extracted = sa.func.json_extract(self.column, self._path, type_=sa.Float)
-            return sa.case((kind.in_(["integer", "real"]), extracted), else_=sa.null())
+            extracted = sa.func.json_extract(self.column, self._path, type_=sa.Double)
+            return sa.type_coerce(sa.case((kind.in_(["integer", "real"]), extracted)), sa.Double)
         found = sa.cast(self.column, JSONB)[self.name]
-        return sa.case((sa.func.jsonb_typeof(found) == "number", sa.cast(found.astext, sa.Double)), else_=sa.null())
+        number = sa.case((sa.func.jsonb_typeof(found) == "number", sa.cast(found.astext, sa.Double)))
+        return sa.type_coerce(number, sa.Double)
 
     @property
     def text(self) -> ColumnElement[Any]:
@@ -67,12 +60,26 @@ class Property:
         return found
 
     @property
-    def time(self) -> ColumnElement[Any]:
-        """Its text where that is an ISO 8601 time, else NULL."""
+    def json(self) -> ColumnElement[Any]:
+        """Its value as JSON text; NULL when missing."""
+        from audience_sync.computations.values import json_of_any, text_of
+
         if self.dialect == "sqlite":
-            # SQLite makes NULL of what is no time, but takes a bare number for a Julian day.
-            return sa.case((self.text.op("GLOB")("[0-9][0-9][0-9][0-9]-*"), self.text), else_=sa.null())
-        return sa.case((self.text.regexp_match(_TIME), self.text), else_=sa.null())
+            kind = sa.func.json_type(self.column, self._path)
+            value = sa.func.json_extract(self.column, self._path)
+            text: ColumnElement[Any] = sa.case(
+                (kind == "null", sa.null()),
+                (kind.in_(["true", "false"]), kind),
+                (kind.in_(["object", "array"]), value),
+                (value.is_(None), sa.null()),
+                else_=json_of_any(value, self.dialect),
+            )
+            return text_of(text, self.dialect)
+        found = sa.cast(self.column, JSONB)[self.name]
+        kind = sa.func.jsonb_typeof(found)
+        number = sa.cast(sa.func.trim_scale(sa.cast(found.astext, sa.Numeric)), sa.Text)
+        text = sa.case((kind == "null", sa.null()), (kind == "number", number), else_=sa.cast(found, sa.Text))
+        return text_of(text, self.dialect)
 
     def meets(self, test: Test, as_of: datetime, where: str) -> ColumnElement[bool]:
         parts = [self._one(word, getattr(test, word), as_of, where) for word in sorted(test.model_fields_set)]
@@ -87,8 +94,6 @@ class Property:
 
         if value is None:
             return sa.true()
-        if word in ("before", "after", "within"):
-            return ask(self.time, word, value)
         if word in ("gt", "gte", "lt", "lte") and _is_number(value):
             return ask(self.number, word, value)
         if word == "eq":

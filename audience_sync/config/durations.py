@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 UNITS = ("seconds", "minutes", "hours", "days", "weeks", "months", "years")
+EARLIEST = datetime(1, 1, 8, tzinfo=UTC)
+"""A week after the first instant that there is: rooms for time zones and for days before it."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,27 @@ class Duration:
     unit: str
 
     def before(self, instant: datetime) -> datetime:
+        """So long before an instant; what would be before the year 1 is its beginning."""
         delta: dict[str, Any] = {self.unit: self.number}
-        return instant - relativedelta(**delta)
+        try:
+            return max(EARLIEST, instant - relativedelta(**delta))
+        except (ValueError, OverflowError):
+            return EARLIEST
+
+    def after(self, instant: datetime) -> datetime:
+        delta: dict[str, Any] = {self.unit: self.number}
+        return instant + relativedelta(**delta)
+
+    @property
+    def months(self) -> int:
+        """Its calendar part, in months; 0 for a duration of fixed length."""
+        return self.number * {"months": 1, "years": 12}.get(self.unit, 0)
+
+    @property
+    def seconds(self) -> int:
+        """Its fixed part; 0 for months and years."""
+        each = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400, "weeks": 604800}
+        return self.number * each.get(self.unit, 0)
 
     def __str__(self) -> str:
         return f"{self.number} {self.unit if self.number != 1 else self.unit[:-1]}"

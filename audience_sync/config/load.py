@@ -245,7 +245,10 @@ def _rules(value: Any, path: Path_) -> Iterator[tuple[Path_, dict[str, Any]]]:
     for word in ("all", "any"):
         for i, part in enumerate(_list(value.get(word))):
             yield from _rules(part, (*path, word, i))
-    yield from _rules(value.get("not"), (*path, "not"))
+    for i, step in enumerate(_list(value.get("then"))):
+        yield from _rules(step, (*path, "then", i))
+    for word in ("not", "first", "last"):
+        yield from _rules(value.get(word), (*path, word))
 
 
 def _check_names(

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from audience_sync.config.keys import snake_key
-from audience_sync.config.rules import Rule, Tests
+from audience_sync.config.rules import Rule, Tests, Window
 from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.strict import Strict
 from audience_sync.config.yaml_file import Document
@@ -279,10 +279,62 @@ class Audience(Named):
         return self
 
 
-class Trait(Named):
-    """A value per user: `sql` selects user_id and value."""
+class EventProperty(Strict):
+    """A property of an event."""
 
-    sql: str
+    event: str = Field(description="the event's name", examples=["Order Completed"])
+    property: str = Field(description="the column of the event's table", examples=["revenue"])
+
+
+FUNCTIONS = ("count", "sum", "avg", "min", "max", "most_frequent", "first", "last", "unique_list", "unique_count")
+
+
+class Trait(Named, Window):
+    """A value per user: one function of what they did in a window, or what `sql` gives as user_id and value."""
+
+    count: str | None = Field(None, description="how often they did this event", examples=["Order Completed"])
+    sum: EventProperty | None = Field(None, description="the total of a property")
+    avg: EventProperty | None = Field(None, description="the average of a property")
+    min: EventProperty | None = Field(None, description="the smallest value of a property")
+    max: EventProperty | None = Field(None, description="the largest value of a property")
+    most_frequent: EventProperty | None = Field(None, description="the value that occurs most; of several the smallest")
+    first: EventProperty | None = Field(None, description="the value of the earliest event that has one")
+    last: EventProperty | None = Field(None, description="the value of the latest event that has one")
+    unique_list: EventProperty | None = Field(None, description="the list of its different values, in order")
+    unique_count: EventProperty | None = Field(None, description="how many different values it has")
+    where: Tests | None = Field(None, description="tests of the event's properties")
+    sql: str | None = Field(None, description="a SELECT of user_id and value")
+
+    @property
+    def function(self) -> str:
+        return next((word for word in FUNCTIONS if getattr(self, word) is not None), "sql")
+
+    @property
+    def event(self) -> str:
+        """The event it is about; empty for `sql`."""
+        found = getattr(self, self.function)
+        return found.event if isinstance(found, EventProperty) else self.count or ""
+
+    @property
+    def property(self) -> str | None:
+        found = getattr(self, self.function)
+        return found.property if isinstance(found, EventProperty) else None
+
+    @model_validator(mode="after")
+    def _one_function(self) -> Trait:
+        given = [word for word in (*FUNCTIONS, "sql") if getattr(self, word) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError(
+                "trait",
+                "{found}; expected exactly one of {known} or sql",
+                {
+                    "found": "has " + " and ".join(given) if given else "does not say what its value is",
+                    "known": ", ".join(FUNCTIONS),
+                },
+            )
+        if given == ["sql"] and (self.is_bounded or self.where is not None):
+            raise PydanticCustomError("trait", "sql: cannot stand beside a window or where: put them into the SELECT")
+        return self
 
 
 class Job(Strict):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from audience_sync.config.durations import DurationField, MomentField
@@ -13,26 +14,40 @@ from audience_sync.config.strict import Strict
 Scalar = bool | int | float | str
 
 
+def _finite(value: Scalar) -> Scalar:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("number", "expected a number that is not endless")
+    return value
+
+
+Operand = Annotated[Scalar, AfterValidator(_finite)]
+
+
 class Test(Strict):
     """What a property must be. Several given together must all hold; a missing value meets only `exists: false`."""
 
     __test__ = False  # not a pytest class
 
-    eq: Scalar | None = None
-    ne: Scalar | None = None
-    gt: Scalar | None = None
-    gte: Scalar | None = None
-    lt: Scalar | None = None
-    lte: Scalar | None = None
-    in_: list[Scalar] | None = Field(None, alias="in")
-    not_in: list[Scalar] | None = None
-    contains: str | None = None
-    starts_with: str | None = None
-    ends_with: str | None = None
-    exists: bool | None = None
-    before: MomentField | None = None
-    after: MomentField | None = None
-    within: DurationField | None = None
+    eq: Operand | None = Field(None, description="equal to this value", examples=["DE"])
+    ne: Operand | None = Field(None, description="there, and not this value")
+    gt: Operand | None = Field(None, description="more than this", examples=[50])
+    gte: Operand | None = Field(None, description="this or more", examples=[50])
+    lt: Operand | None = Field(None, description="less than this", examples=[50])
+    lte: Operand | None = Field(None, description="this or less", examples=[50])
+    in_: list[Operand] | None = Field(None, alias="in", description="one of these values", examples=[["DE", "AT"]])
+    not_in: list[Operand] | None = Field(None, description="there, and none of these values")
+    contains: str | None = Field(None, description="text that holds this, to the letter")
+    starts_with: str | None = Field(None, description="text that starts with this, to the letter")
+    ends_with: str | None = Field(
+        None, description="text that ends with this, to the letter", examples=["@example.com"]
+    )
+    exists: bool | None = Field(None, description="true: there; false: missing")
+    before: MomentField | None = Field(None, description="a time earlier than this date or time")
+    after: MomentField | None = Field(None, description="a time later than this date or time")
+    within: DurationField | None = Field(None, description="a time in the last so long")
+    anniversary: DurationField | None = Field(
+        None, description="a date whose day of the year is today or comes in less than so long", examples=["7 days"]
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> Test:
@@ -55,22 +70,48 @@ TestField = Annotated[Test, BeforeValidator(_as_test)]
 Tests = Annotated[dict[str, TestField], Field(min_length=1)]
 
 
-class Did(Strict):
+class Window(Strict):
+    """When: an event at t is within W of T when T − W < t ≤ T. Nothing after T is ever seen."""
+
+    within: DurationField | None = Field(None, description="in the last so long", examples=["30 days"])
+    between: tuple[DurationField, DurationField] | None = Field(
+        None, description="between two times ago", examples=[["30 days", "60 days"]]
+    )
+    since: MomentField | None = Field(None, description="at this date or time, or later")
+    until: MomentField | None = Field(None, description="at this date or time, or earlier")
+
+    @property
+    def is_bounded(self) -> bool:
+        return bool(self.model_fields_set & {"within", "between", "since", "until"})
+
+    @model_validator(mode="after")
+    def _one_window(self) -> Window:
+        if len(self.model_fields_set & {"within", "between"}) == 2:
+            raise PydanticCustomError("window", "within and between cannot stand together: keep one of them")
+        return self
+
+
+class Occurrence(Window):
+    """An event in a window, of which `where` holds."""
+
+    did: str = Field(description='the event\'s name, as it stands under events: or in the column of "*"')
+    where: Tests | None = Field(
+        None, description="tests of the event's properties", examples=[{"revenue": {"gte": 50}}]
+    )
+
+
+class Did(Occurrence):
     """People who did an event, so often, in a window."""
 
-    did: str
-    within: DurationField | None = None
-    between: tuple[DurationField, DurationField] | None = None
-    since: MomentField | None = None
-    until: MomentField | None = None
-    at_least: int | None = Field(None, ge=1)
-    at_most: int | None = Field(None, ge=0)
-    exactly: int | None = Field(None, ge=0)
-    where: Tests | None = None
-    sum: Tests | None = None
-    avg: Tests | None = None
-    min: Tests | None = None
-    max: Tests | None = None
+    at_least: int | None = Field(None, ge=1, description="so many times or more (1 when nothing is said)")
+    at_most: int | None = Field(None, ge=0, description="so many times or fewer, of everyone known")
+    exactly: int | None = Field(None, ge=0, description="so many times; 0: of everyone known, who did not")
+    sum: Tests | None = Field(
+        None, description="a test of the properties' totals", examples=[{"revenue": {"gte": 250}}]
+    )
+    avg: Tests | None = Field(None, description="a test of the properties' averages")
+    min: Tests | None = Field(None, description="a test of the properties' smallest values")
+    max: Tests | None = Field(None, description="a test of the properties' largest values")
 
     @model_validator(mode="after")
     def _one_count(self) -> Did:
@@ -84,21 +125,50 @@ class Did(Strict):
                 "a count and a {total} cannot stand in one rule: put two rules under all:",
                 {"total": min(totals)},
             )
-        if len(given & {"within", "between"}) == 2:
-            raise PydanticCustomError("window", "within and between cannot stand together: keep one of them")
         return self
+
+
+def _when(value: Occurrence) -> Occurrence:
+    if not value.is_bounded:
+        raise PydanticCustomError("window", "does not say when: give it within, between, since or until")
+    return value
+
+
+class First(Strict):
+    """People whose first occurrence of all is in the window."""
+
+    first: Annotated[Occurrence, AfterValidator(_when)]
+
+
+class Last(Strict):
+    """People whose last occurrence up to T is in the window."""
+
+    last: Annotated[Occurrence, AfterValidator(_when)]
+
+
+def _steps(steps: list[Occurrence]) -> list[Occurrence]:
+    for step in steps[1:]:
+        if step.between is not None:
+            raise PydanticCustomError("then", "only the first step can have between: a later one is within of the last")
+    return steps
+
+
+class Then(Strict):
+    """People who did these in this order, each later than the one before and within of it."""
+
+    then: Annotated[list[Occurrence], Field(min_length=2), AfterValidator(_steps)]
 
 
 class Has(Strict):
     """People with these traits, in the table named by `people`."""
 
-    has: Tests
+    has: Tests = Field(description="tests of the person's traits", examples=[{"country": ["DE", "AT"]}])
 
 
 class In(Strict):
     """The members of another audience."""
 
-    in_: str = Field(alias="in")
+    in_: str = Field(alias="in", description="the name or key of an audience of any job")
 
 
 class All(Strict):
@@ -119,8 +189,18 @@ class Not(Strict):
     not_: Rule = Field(alias="not")
 
 
-RULE_WORDS = ("did", "has", "in", "all", "any", "not")
-_MODELS = {"did": Did, "has": Has, "in": In, "all": All, "any": Any_, "not": Not}
+_MODELS = {
+    "did": Did,
+    "has": Has,
+    "in": In,
+    "then": Then,
+    "first": First,
+    "last": Last,
+    "all": All,
+    "any": Any_,
+    "not": Not,
+}
+RULE_WORDS = tuple(_MODELS)
 
 
 def _which(value: Any) -> str | None:
@@ -139,6 +219,9 @@ Rule = Annotated[
     Annotated[Did, Tag("rule did")]
     | Annotated[Has, Tag("rule has")]
     | Annotated[In, Tag("rule in")]
+    | Annotated[Then, Tag("rule then")]
+    | Annotated[First, Tag("rule first")]
+    | Annotated[Last, Tag("rule last")]
     | Annotated[All, Tag("rule all")]
     | Annotated[Any_, Tag("rule any")]
     | Annotated[Not, Tag("rule not")],

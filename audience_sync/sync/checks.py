@@ -10,7 +10,6 @@ from sqlalchemy.engine import Engine
 
 from audience_sync.computations import Computation, compile_computation
 from audience_sync.computations.catalog import Catalog
-from audience_sync.computations.expressions import BINARY
 from audience_sync.config import Audience, Config, Job, Trait
 from audience_sync.config.strict import did_you_mean
 from audience_sync.database import is_sqlite, one_line, open_state, told
@@ -68,8 +67,6 @@ def compile_jobs(
     problems = []
     with told("source", config.source):
         catalog = Catalog(databases.source)
-        if catalog.dialect not in BINARY:
-            raise ConfigError(f"source: audiences cannot be computed in {catalog.dialect} yet", "use another database")
         with databases.source.connect() as connection:
             for job in jobs:
                 compiled[job.key] = []
