@@ -15,7 +15,7 @@ from support import worlds
 from support.worlds import World, config_of
 
 quick = settings(
-    max_examples=int(os.environ.get("QUICK", "40")), deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("QUICK", "30")), deadline=None, suppress_health_check=list(HealthCheck)
 )
 thorough = settings(
     max_examples=int(os.environ.get("RULES", "120")), deadline=None, suppress_health_check=list(HealthCheck)
