@@ -124,6 +124,9 @@ def open_state(url: str, attach: str | None = None) -> Engine:
         poolclass=sa.pool.NullPool,
     )
 
+    # INSERT … WITH … SELECT, not WITH … INSERT: Python's sqlite3 counts the rows only of what starts with INSERT.
+    engine.dialect.cte_follows_insert = True
+
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
