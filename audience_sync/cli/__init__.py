@@ -27,6 +27,7 @@ COMMANDS = {
     "start": "Sync each job at its schedule until told to stop.",
     "ui": "Serve the page that says how things stand.",
     "history": "Show past syncs: sizes, changes, deliveries.",
+    "show": "Show what each workflow was told about a user.",
     "deliver": "Deliver what is undelivered, without a sync.",
     "dead-letters": "Look at what was given up on; retry or discard it.",
     "relay": "Take calls of Segment's own clients, and forward them.",

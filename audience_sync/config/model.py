@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from audience_sync.config.durations import Duration, DurationField
 from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests, Window
 from audience_sync.config.schedule import local_zone, trigger
@@ -403,6 +404,15 @@ def _version(value: Any) -> int:
     return 1
 
 
+class Retention(Strict):
+    """How long state keeps what is over and done with; what is undelivered or given up on is kept anyway."""
+
+    history: DurationField = Duration(400, "days")
+    """Past syncs, with their sizes and results."""
+    deliveries: DurationField = Duration(7, "days")
+    """Acknowledged changes, and attempts that failed: what `show` tells of a user."""
+
+
 class Config(Strict):
     """The whole of jobs.yaml."""
 
@@ -411,6 +421,7 @@ class Config(Strict):
     state: Annotated[str, AfterValidator(_state_url)] = "sqlite:///audience_sync.db"
     space: str | None = None
     alerts: Alerts | None = None
+    retention: Retention = Field(default_factory=Retention)
     events: dict[str, EventTable] = Field(default_factory=dict)
     people: People | None = None
     relay: Relay | None = None

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 import httpx
 
 from audience_sync import __version__, outbox
+from audience_sync.clock import naive
 from audience_sync.config import Config, Workflow
 from audience_sync.database import is_sqlite, told, writing
 from audience_sync.delivery.curl_wire import CurlWire
@@ -84,7 +86,7 @@ def deliver(
             for name, id_ in workflow_ids.items()
         ]
         reports = [future.result() for future in delivering]
-    _prune(databases)
+    _prune(config, databases)
     return reports
 
 
@@ -150,10 +152,12 @@ def _wire(name: str, workflow: Workflow, transports: Callable[[str], httpx.Async
     return HttpxWire(workflow, headers, transports(name)) if transports else CurlWire(workflow, headers)
 
 
-def _prune(databases: Databases) -> None:
+def _prune(config: Config, databases: Databases) -> None:
+    now = datetime.now(UTC)
+    deliveries, history = (keep.before(now) for keep in (config.retention.deliveries, config.retention.history))
     with databases.state.connect() as connection:
         while True:
             with writing(connection):
-                gone = outbox.prune(connection)
+                gone = outbox.prune(connection, naive(now), deliveries=naive(deliveries), history=naive(history))
             if not gone:
                 return

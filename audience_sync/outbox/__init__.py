@@ -28,7 +28,8 @@ whose sequence numbers start again lower, from giving an old id to a new change.
 **Given up on, not gone.** A dead letter is a leftover that is not tried again by itself (`dead_letters`). A newer value
 of its (computation, user) takes its place and is delivered; so a retry never brings back an older value.
 
-**Pruned.** A row that every workflow's cursor has passed is deleted (`batches.prune`).
+**Pruned.** A row that every workflow's cursor has passed is kept for as long as `retention:` says, then deleted
+(`pruning`).
 """
 
 from audience_sync.outbox.batches import (
@@ -41,9 +42,9 @@ from audience_sync.outbox.batches import (
     checkpoint,
     next_batch,
     next_due,
-    prune,
 )
 from audience_sync.outbox.lanes import RENEW_SECONDS, Held, release, renew, sender_name
+from audience_sync.outbox.pruning import prune
 from audience_sync.outbox.record import record, record_removal
 from audience_sync.outbox.slots import take_slots
 from audience_sync.outbox.windows import coalescing, open_window

@@ -24,8 +24,6 @@ from audience_sync.state.tables import (
     workflows,
 )
 
-PRUNE_ROWS = 50_000
-
 
 class Delivery(NamedTuple):
     """One change for one workflow. `attempts` counts those made before; `waited`: it comes from `leftovers`."""
@@ -323,25 +321,6 @@ def checkpoint(connection: Connection, workflow_id: int, sender: str, done: Done
             changed |= {"last_error_at": last.at, "last_error": last.error}
         connection.execute(sa.update(workflows).where(workflows.c.id == workflow_id).values(**changed))
     return True
-
-
-def prune(connection: Connection) -> int:
-    """Delete a stretch of rows that every workflow has passed; returns how many. Call until it returns 0."""
-    gone = 0
-    passed = (
-        sa.select(lanes.c.lane, sa.func.min(lanes.c.cursor))
-        .join(workflows, workflows.c.id == lanes.c.workflow_id)
-        .where(workflows.c.removed_at.is_(None))
-        .group_by(lanes.c.lane)
-    )
-    for lane, low in connection.execute(passed).all():
-        first = connection.execute(sa.select(sa.func.min(outbox.c.seq)).where(outbox.c.lane == lane)).scalar()
-        if first is None or first > low:
-            continue
-        here = sa.and_(outbox.c.lane == lane, outbox.c.seq <= min(low, first + PRUNE_ROWS))
-        connection.execute(sa.delete(passed_over).where(passed_over.c.seq.in_(sa.select(outbox.c.seq).where(here))))
-        gone += connection.execute(sa.delete(outbox).where(here)).rowcount
-    return gone
 
 
 def next_due(connection: Connection, workflow_id: int, which: Sequence[int]) -> datetime | None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
 
-from audience_sync.clock import text
+from audience_sync.clock import text, utcnow
 from audience_sync.outbox.workflows import message_prefix
 from audience_sync.state.schema import state_id
 from audience_sync.state.tables import attempts, computations, leftovers, syncs, workflows
@@ -116,6 +116,14 @@ def retry_dead(connection: Connection, chosen: Chosen, now: datetime) -> int:
     return connection.execute(sa.update(leftovers).where(*chosen.conditions()).values(revived)).rowcount
 
 
+DISCARDED = "discarded by hand"
+"""The error of the last attempt of a delivery that somebody discarded, so that it is known what became of it."""
+
+
 def discard_dead(connection: Connection, chosen: Chosen) -> int:
     """Delete them; returns how many. In the caller's transaction."""
+    note = ["workflow_id", "seq", "computation_id", "user_id", "at", "seconds", "error"]
+    found = [getattr(leftovers.c, name) for name in note[:4]]
+    instead = [sa.literal(utcnow(), attempts.c.at.type), sa.literal(0.0), sa.literal(DISCARDED)]
+    connection.execute(sa.insert(attempts).from_select(note, sa.select(*found, *instead).where(*chosen.conditions())))
     return connection.execute(sa.delete(leftovers).where(*chosen.conditions())).rowcount

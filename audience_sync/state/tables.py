@@ -236,6 +236,13 @@ checkpoints = sa.Table(  # a row a commit: how far a lane came, when, and how it
     sa.Index(PREFIX + "checkpoints_lane", "workflow_id", "lane", "to_seq"),
 )
 
+marks = sa.Table(  # how long the outbox was at an instant: its rows carry no time of their own
+    PREFIX + "marks",
+    metadata,
+    sa.Column("at", Instant, primary_key=True),
+    sa.Column("seq", Id, nullable=False),
+)
+
 suppressed = sa.Table(  # who is forgotten: no sync may bring them back, and their ids are not kept
     PREFIX + "suppressed",
     metadata,

@@ -213,6 +213,11 @@ def upgrade() -> None:
     )
     op.create_index(P + "checkpoints_lane", P + "checkpoints", ["workflow_id", "lane", "to_seq"])
     op.create_table(
+        P + "marks",
+        sa.Column("at", Instant, primary_key=True),
+        sa.Column("seq", Id, nullable=False),
+    )
+    op.create_table(
         P + "suppressed",
         sa.Column("hash", sa.Text, primary_key=True),
         sa.Column("forgotten_at", Instant, nullable=False),
