@@ -18,20 +18,15 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from audience_sync.relay.bulk import insert_rows
 from audience_sync.relay.messages import Message
 from audience_sync.state.tables import relay_links, relay_profiles
 
 ANONYMOUS, USER = "anonymous", "user"
 Who = tuple[str, str]
 """A kind and an id."""
-
-
-def upsert(connection: Connection, table: sa.Table) -> Any:
-    """This database's INSERT that knows ON CONFLICT."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
 def remember(connection: Connection, messages: Sequence[Message]) -> None:
@@ -63,26 +58,25 @@ class _Identities:
         for message in messages:
             self._learn(message)
         self._delete(relay_profiles, self.gone & self.in_state)
-        statement = upsert(self.connection, relay_profiles)
         if self.users:
             seen = [{"kind": USER, "id": user_id, "traits": "{}"} for user_id in sorted(self.users)]
-            self.connection.execute(statement.on_conflict_do_nothing(), seen)
+            insert_rows(self.connection, relay_profiles, seen, conflict=lambda insert: insert.on_conflict_do_nothing())
         if self.changed:
-            self.connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=[relay_profiles.c.kind, relay_profiles.c.id],
-                    set_={"traits": statement.excluded.traits},
-                ),
+            insert_rows(
+                self.connection,
+                relay_profiles,
                 [
                     {"kind": kind, "id": id_, "traits": orjson.dumps(self.traits[kind, id_]).decode()}
                     for kind, id_ in sorted(self.changed)
                 ],
+                conflict=lambda insert: insert.on_conflict_do_update(
+                    index_elements=[relay_profiles.c.kind, relay_profiles.c.id],
+                    set_={"traits": insert.excluded.traits},
+                ),
             )
         if self.new_links:
-            self.connection.execute(
-                sa.insert(relay_links),
-                [{"kind": kind, "id": id_, "user_id": user} for (kind, id_), user in self.new_links.items()],
-            )
+            rows = [{"kind": kind, "id": id_, "user_id": user} for (kind, id_), user in self.new_links.items()]
+            insert_rows(self.connection, relay_links, rows)
 
     def _learn(self, message: Message) -> None:
         if message.type == "alias":

@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.outbox.lanes import lane_of
 from audience_sync.outbox.record import take_turn
-from audience_sync.relay.identities import remember, upsert
+from audience_sync.relay.bulk import insert_rows
+from audience_sync.relay.identities import remember
 from audience_sync.relay.messages import Message
 from audience_sync.state.suppression import somebody_is_forgotten, suppressed_among
 from audience_sync.state.tables import outbox, relay_counts, relay_messages, relay_seen
@@ -69,9 +70,14 @@ def _unseen(connection: Connection, messages: Sequence[Message], now: datetime) 
     by_id = {message.message_id: message for message in reversed(messages)}  # of two the first counts
     if not by_id:
         return []
-    statement = upsert(connection, relay_seen).on_conflict_do_nothing().returning(relay_seen.c.message_id)
     rows = [{"message_id": message_id, "received_at": now} for message_id in by_id]
-    new = set(connection.execute(statement, rows).scalars())
+    inserted = insert_rows(
+        connection,
+        relay_seen,
+        rows,
+        conflict=lambda insert: insert.on_conflict_do_nothing().returning(relay_seen.c.message_id),
+    )
+    new = set(inserted.scalars())
     return [m for m in messages if m.message_id in new and by_id[m.message_id] is m]
 
 
@@ -100,7 +106,7 @@ def _keep_events(connection: Connection, messages: Iterable[Message], now: datet
         if m.name is not None
     ]
     if rows:
-        connection.execute(sa.insert(relay_messages), rows)
+        insert_rows(connection, relay_messages, rows)
 
 
 def _forward(
@@ -124,8 +130,8 @@ def _forward(
                 }
             )
     if rows:
-        lane = lane_of(sa.bindparam("of_user"), connection.dialect.name)
-        connection.execute(sa.insert(outbox).values(lane=lane), [{**row, "of_user": row["user_id"]} for row in rows])
+        dialect = connection.dialect.name
+        insert_rows(connection, outbox, rows, computed={"lane": lambda given: lane_of(given("user_id"), dialect)})
     return len(rows)
 
 
@@ -136,11 +142,12 @@ def _count(connection: Connection, counts: Mapping[tuple[str, str, str], int]) -
         if count
     ]
     if rows:
-        statement = upsert(connection, relay_counts)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[relay_counts.c.type, relay_counts.c.outcome, relay_counts.c.workflow],
-                set_={"count": relay_counts.c.count + statement.excluded.count},
-            ),
+        insert_rows(
+            connection,
+            relay_counts,
             rows,
+            conflict=lambda insert: insert.on_conflict_do_update(
+                index_elements=[relay_counts.c.type, relay_counts.c.outcome, relay_counts.c.workflow],
+                set_={"count": relay_counts.c.count + insert.excluded.count},
+            ),
         )
