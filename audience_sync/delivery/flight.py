@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from audience_sync.outbox import Attempt, Batch, Delivery, Done, Failure
@@ -40,13 +39,6 @@ class Flight:
         """Not acknowledged. `attempt` None: it was not even tried."""
         self._done[index] = _LEFT
         self._left[index] = failures, attempt
-
-    def waited(self) -> Iterator[int]:
-        """The sequence numbers of leftovers in it."""
-        for delivery in self.deliveries:
-            if not delivery.waited:
-                return
-            yield delivery.seq
 
     def shorten(self) -> int:
         """Cut off what was not taken; returns up to where the rest reaches in the outbox."""
@@ -131,6 +123,8 @@ class Lane:
     """When it was last read, by `time.monotonic`."""
     found_nothing: bool = False
     """Whether the last reading found nothing to deliver."""
+    unwritten: set[int] = field(default_factory=set)
+    """Leftovers read and not yet written down: a reading asked for before that would bring them again."""
     failed_users: set[str] = field(default_factory=set)
     """Users with a message that failed since the lane was last idle: later ones wait behind it."""
 
@@ -145,8 +139,8 @@ class Lane:
 
     def board(self, batch: Batch) -> Flight | None:
         """Take in a batch that was read."""
-        under_way = {seq for flight in self.flights for seq in flight.waited()}
-        fresh = [one for one in batch.deliveries if not (one.waited and one.seq in under_way)]
+        fresh = [one for one in batch.deliveries if not (one.waited and one.seq in self.unwritten)]
+        self.unwritten.update(one.seq for one in fresh if one.waited)
         batch = Batch(batch.lane, fresh, batch.reaches, batch.held_back)
         flight = Flight(batch, self.read_to)
         moved = batch.reaches > self.read_to
@@ -161,5 +155,6 @@ class Lane:
     def drop_untaken(self) -> None:
         """Leave alone what was not handed out: it stays in the outbox."""
         for flight in self.flights:
+            self.unwritten.difference_update(one.seq for one in flight.deliveries[flight.taken :] if one.waited)
             self.read_to = min(self.read_to, flight.shorten())
         self.flights = deque(flight for flight in self.flights if flight.deliveries)

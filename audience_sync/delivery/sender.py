@@ -109,6 +109,7 @@ class Sender:
         self.due_at: datetime | None = None
         self.is_finished = False
         self.closing = False
+        self.has_peers = connection.dialect.name != "sqlite"
         with connection.begin():
             self.sender = outbox.sender_name(connection)
             row = connection.execute(sa.select(workflows).where(workflows.c.id == workflow_id)).one()
@@ -464,6 +465,8 @@ class Sender:
             if not written:
                 self._lose(lane)
                 return
+            lane.unwritten.difference_update(one.seq for one in done.retried)
+            lane.unwritten.difference_update(one.delivery.seq for one in done.failed)
             self.tally.delivered.update(acknowledged)
             self.on_progress(acknowledged.total())
 
@@ -498,7 +501,10 @@ class Sender:
             return
         waits = unsent or self.due_at is not None
         if not waits and not self.elsewhere and all(lane.is_seen for lane in self.lanes.values()):
-            self.is_finished = True
+            if self.has_peers and now - self.renewed_at > LOOK_SECONDS:
+                self._renew()  # another may have come since, and not be done
+            else:
+                self.is_finished = True
         elif waits and self._in_vain(now):
             self.is_finished = True
         elif waits or self.elsewhere:

@@ -28,7 +28,7 @@ from audience_sync.state.tables import lanes, leftovers, outbox, senders
 
 COUNT = {"sqlite": 1, "postgresql": 8}
 LEASE_SECONDS = 20.0
-RENEW_SECONDS = 2.0
+RENEW_SECONDS = 1.0
 
 
 def lane_of(user_id: ColumnElement[Any], dialect: str) -> ColumnElement[int]:

