@@ -123,6 +123,8 @@ class Lane:
     """When it was last read, by `time.monotonic`."""
     found_nothing: bool = False
     """Whether the last reading found nothing to deliver."""
+    checkpoints: int = 0
+    """How many were asked for."""
     unwritten: set[int] = field(default_factory=set)
     """Leftovers read and not yet written down: a reading asked for before that would bring them again."""
     failed_users: set[str] = field(default_factory=set)
@@ -137,17 +139,17 @@ class Lane:
         """Whether all of it that can be delivered now was."""
         return self.is_idle and self.found_nothing and self.read_to >= self.end
 
-    def board(self, batch: Batch) -> Flight | None:
-        """Take in a batch that was read."""
+    def board(self, batch: Batch, checkpoints: int) -> Flight | None:
+        """Take in a batch that was read, and asked for when the lane had had so many checkpoints."""
         fresh = [one for one in batch.deliveries if not (one.waited and one.seq in self.unwritten)]
         self.unwritten.update(one.seq for one in fresh if one.waited)
-        batch = Batch(batch.lane, fresh, batch.reaches, batch.held_back)
-        flight = Flight(batch, self.read_to)
+        flight = Flight(Batch(batch.lane, fresh, batch.reaches, batch.held_back), self.read_to)
         moved = batch.reaches > self.read_to
         self.read_to = max(self.read_to, batch.reaches)
         self.looked_at = time.monotonic()
-        self.found_nothing = not fresh and not moved
-        if self.found_nothing:
+        # What was written down since it was asked for may have left something behind.
+        self.found_nothing = not batch.deliveries and not moved and checkpoints == self.checkpoints
+        if not fresh and not moved:
             return None
         self.flights.append(flight)
         return flight

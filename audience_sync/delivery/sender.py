@@ -261,10 +261,11 @@ class Sender:
             if self.lanes.get(lane.number) is not lane or lane.leaving:
                 return
             batch, self.due_at = found
-            flight = lane.board(batch)
+            flight = lane.board(batch, checkpoints)
             if flight is not None:
                 self.queue.append(flight)
 
+        checkpoints = lane.checkpoints
         lane.reading = True
         self.ledger.read(work, then)
 
@@ -448,12 +449,13 @@ class Sender:
                 if not flight.is_done:
                     break
                 lane.flights.popleft()
-                lane.found_nothing = False  # it may have left something behind
         if timely:
             self.checkpointed_at = now
 
     def _checkpoint(self, lane: Lane, done: outbox.Done, acknowledged: Counter[int]) -> None:
         standing = self._standing()
+        lane.checkpoints += 1
+        lane.found_nothing = False
 
         def work(connection: Connection) -> bool:
             written = outbox.checkpoint(connection, self.workflow_id, self.sender, done, utcnow())
