@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,18 @@ def writing(connection: Connection) -> Iterator[Connection]:
 def writing_temporary(connection: Connection) -> AbstractContextManager[object]:
     """A transaction that writes temporary tables only: on SQLite it must not take the file's write lock."""
     return connection.begin() if connection.dialect.name == "sqlite" else writing(connection)
+
+
+def settle(engine: Engine, tables: Sequence[str]) -> None:
+    """After much was written: PostgreSQL's statistics and visibility map, without which no index is read alone.
+
+    The server's own autovacuum does so too, in its time. SQLite has no need of it.
+    https://www.postgresql.org/docs/current/indexes-index-only-scans.html
+    """
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for table in tables:
+                connection.exec_driver_sql("VACUUM (ANALYZE) " + table)
 
 
 def one_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ snapshot = sa.Table(
     prefixes=["TEMPORARY"],
     sqlite_with_rowid=False,
 )
+BLOCK_BYTES = 256 * 1024
 Rows = Sequence[tuple[str | None, ...]]
 
 
@@ -105,11 +106,17 @@ def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
 
 
 def _copied_out(source: Connection, rows: Any) -> Generator[bytes, None, None]:
+    """The driver gives one row at a time; they are passed on by the block."""
     compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
+    gathered = bytearray()
     cursor: Any
     with _driver(source).cursor() as cursor, cursor.copy(f"COPY ({compiled}) TO STDOUT", compiled.params) as copy:
-        for block in copy:
-            yield bytes(block)
+        for row in copy:
+            gathered += row
+            if len(gathered) >= BLOCK_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
+    yield bytes(gathered)
 
 
 def _copy_in(state: Connection, into: sa.Table, columns: Sequence[str], texts: Iterable[str | bytes]) -> None:

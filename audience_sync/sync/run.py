@@ -18,16 +18,19 @@ from audience_sync import diff, outbox
 from audience_sync.clock import naive, utcnow
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
-from audience_sync.database import told, writing
+from audience_sync.database import settle, told, writing
 from audience_sync.delivery import Progress, WorkflowReport, deliver
 from audience_sync.diff import Difference
 from audience_sync.errors import AudienceSyncError
 from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state.locks import try_lock
-from audience_sync.state.tables import computations, handed_over, results, syncs
+from audience_sync.state.tables import computations, handed_over, results, synced, syncs
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
+
+SETTLED_FROM = 50_000
+"""Changes in one run from which PostgreSQL is had to tidy `synced`, after delivery, for the next diff's sake."""
 
 
 def run(
@@ -79,6 +82,9 @@ def run(
                 for sync in syncs_:
                     sync.connection = connection
                     sync.close(delivered)
+            found = [computation for report in reports for computation in report.computations]
+            if sum(c.entered + c.exited + c.changed for c in found) >= SETTLED_FROM:
+                settle(databases.state, [synced.name])
         return RunReport(as_of, reports)
     finally:
         databases.dispose()
