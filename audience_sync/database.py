@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
@@ -221,7 +222,7 @@ def told(role: str, url: str) -> Iterator[None]:
             f"{role}: {database_address(url)}: the driver of {backend} is not installed",
             f"pip install 'audience-sync[{extra}]'" if extra else "",
         ) from error
-    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, psycopg.Error) as error:
         said = one_line(error)
         place = f"{role}: {database_address(url)}: {said}"
         if _MISCONFIGURED.search(str(getattr(error, "orig", error))):

@@ -6,9 +6,9 @@
 
 The audience is a table of members. After a first sync, half a percent leaves and as many come, all over the range of
 ids. The project's own figures are of `audience_sync.sync.run` in a process of its own, from the call to the commit of
-the outbox, with that process's highest memory. `by hand` are the barest statements that do the same to tables of the same design, the best form of
-each; they run in the same process as the database's driver and keep nothing but what the diff needs. pandas and polars
-are given both sides in memory and do nothing but the two-sided join.
+the outbox, with that process's highest memory. `by hand` are the barest statements that do the same to tables of the
+same design, the best form of each, with nothing kept but what the diff needs. pandas and polars are given both sides
+in memory and do nothing but the two-sided join.
 """
 
 from __future__ import annotations
@@ -222,7 +222,8 @@ def sqlite_change(shop: sqlite3.Connection, size: int) -> None:
 
 
 OUTBOX = """CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL,
-            computation_id INTEGER NOT NULL, sync_id INTEGER NOT NULL, workflow_id INTEGER, user_id TEXT NOT NULL, value TEXT NOT NULL, previous TEXT)"""
+            computation_id INTEGER NOT NULL, sync_id INTEGER NOT NULL, workflow_id INTEGER, user_id TEXT NOT NULL,
+            value TEXT NOT NULL, previous TEXT)"""
 SYNCED = """CREATE TABLE synced (computation_id INTEGER NOT NULL, user_id TEXT NOT NULL, value TEXT,
             PRIMARY KEY (computation_id, user_id)) WITHOUT ROWID"""
 FIRST = [
@@ -342,8 +343,8 @@ PG_TABLES = [
     "sync_id bigint NOT NULL, workflow_id bigint, "
     'user_id text COLLATE "C" NOT NULL, value text NOT NULL, previous text)',
 ]
-FULL_JOIN = """INSERT INTO changes SELECT coalesce(n.user_id, w.user_id), CASE WHEN w.user_id IS NULL THEN 'entered' ELSE
-    'exited' END FROM members n FULL JOIN (SELECT user_id FROM synced WHERE computation_id = 1) w
+FULL_JOIN = """INSERT INTO changes SELECT coalesce(n.user_id, w.user_id), CASE WHEN w.user_id IS NULL THEN 'entered'
+    ELSE 'exited' END FROM members n FULL JOIN (SELECT user_id FROM synced WHERE computation_id = 1) w
     ON n.user_id COLLATE "C" = w.user_id WHERE n.user_id IS NULL OR w.user_id IS NULL"""
 
 
@@ -417,21 +418,7 @@ def postgres(size: int, url: str, with_many: bool) -> None:
             first, later = postgres_by_hand(server)
             ours(f"{title}, one database", Path(folder), server.url, server.url, first, later, server.change)
             if with_many and collation == '"C"':
-                server.run('CREATE TABLE parts (part int, user_id text COLLATE "C", PRIMARY KEY (part, user_id))')
-                rows = PG_NUMBERS.format(size=size).replace("SELECT", "SELECT n % 200,")
-                server.run(f"INSERT INTO parts {rows} NOT n / 200 {CAME}")
-                server.connection.execute("VACUUM ANALYZE parts")
-
-                def change() -> None:
-                    server.run(
-                        f"DELETE FROM parts WHERE substr(user_id, 6)::bigint / 200 {LEFT}",
-                        f"INSERT INTO parts {rows} n / 200 {CAME}",
-                    )
-                    server.connection.execute("VACUUM ANALYZE parts")
-
-                other = Server(url, 200)
-                many(f"{title}, one database", Path(folder), server.url, server.url, change)
-                other.drop()
+                postgres_many(server, Path(folder))
         server.drop()
     server, other = Server(url, size), Server(url, 200)
     with tempfile.TemporaryDirectory() as folder:
@@ -458,6 +445,22 @@ def postgres(size: int, url: str, with_many: bool) -> None:
         )
     server.drop()
     other.drop()
+
+
+def postgres_many(server: Server, folder: Path) -> None:
+    server.run('CREATE TABLE parts (part int, user_id text COLLATE "C", PRIMARY KEY (part, user_id))')
+    rows = PG_NUMBERS.format(size=server.size).replace("SELECT", "SELECT n % 200,")
+    server.run(f"INSERT INTO parts {rows} NOT n / 200 {CAME}")
+    server.connection.execute("VACUUM ANALYZE parts")
+
+    def change() -> None:
+        server.run(
+            f"DELETE FROM parts WHERE substr(user_id, 6)::bigint / 200 {LEFT}",
+            f"INSERT INTO parts {rows} n / 200 {CAME}",
+        )
+        server.connection.execute("VACUUM ANALYZE parts")
+
+    many("PostgreSQL, one database", folder, server.url, server.url, change)
 
 
 def copied(server: Server, other: Server) -> None:

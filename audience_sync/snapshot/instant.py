@@ -72,5 +72,6 @@ class Instant:
                 yield self._source
             except BaseException:
                 broken, self._source = self._source, None
+                broken.invalidate()  # it may stand in the middle of its rows
                 broken.close()
                 raise
