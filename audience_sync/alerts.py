@@ -46,7 +46,7 @@ class Alerter:
                 config,
                 ("dead letters", workflow),
                 "dead letters" if count else "",
-                f"{workflow} has {count:,} dead letters: see `audience-sync status`",
+                f"{workflow} has {count:,} dead letters: see `audience-sync dead-letters list`",
                 f"{workflow} has no dead letters any more",
                 again=str(count),
             )

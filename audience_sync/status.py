@@ -16,7 +16,7 @@ from audience_sync.database import is_sqlite
 from audience_sync.history import past_syncs
 from audience_sync.redact import database_address, web_address
 from audience_sync.state.reading import reading
-from audience_sync.state.tables import computations, results, syncs, workflows
+from audience_sync.state.tables import checkpoints, computations, results, syncs, workflows
 
 LATE = timedelta(minutes=10)
 """A sync that has been due for so long, and was not started, is late, if `alerts:` does not say otherwise."""
@@ -114,7 +114,10 @@ def _fill(connection: Connection, config: Config, found: dict[str, Any], now: da
             "address": web_address(config.workflows[row.name].url) if row.name in config.workflows else None,
             "pending": sum(count for count, _ in counts),
             "dead": sum(dead for _, dead in counts),
+            "paused_since": text(row.paused_at),
+            "breaker_open_since": text(row.breaker_opened_at),
             "last_acknowledged_at": text(row.last_ack_at),
+            **_speed(connection, row.id, row.last_ack_at),
             "last_error_at": text(row.last_error_at),
             "last_error": row.last_error,
         }
@@ -132,6 +135,32 @@ def _relay(connection: Connection, config: Config) -> dict[str, Any] | None:
     if last is None:
         return None
     return {"status": last["status"], "started_at": last["started_at"], "messages": relay.figures(connection)}
+
+
+SPEED_WINDOW = timedelta(minutes=1)
+
+
+def _speed(connection: Connection, workflow_id: int, until: datetime | None) -> dict[str, float | None]:
+    """Calls acknowledged a second, and seconds an answer took, over the last minute in which it delivered."""
+    if until is None:
+        return {"per_second": None, "latency_seconds": None}
+    first, acknowledged, calls, seconds = connection.execute(
+        sa.select(
+            sa.func.min(checkpoints.c.at),
+            sa.func.coalesce(sa.func.sum(checkpoints.c.acknowledged), 0),
+            sa.func.coalesce(sa.func.sum(checkpoints.c.acknowledged + checkpoints.c.failed), 0),
+            sa.func.coalesce(sa.func.sum(checkpoints.c.seconds), 0.0),
+        ).where(
+            checkpoints.c.workflow_id == workflow_id,
+            checkpoints.c.at >= until - SPEED_WINDOW,
+            checkpoints.c.at <= until,
+        )
+    ).one()
+    if not calls:
+        return {"per_second": None, "latency_seconds": None}
+    # A checkpoint covers about the second before it.
+    span = max(1.0, (until - first).total_seconds() + 1.0)
+    return {"per_second": round(acknowledged / span, 1), "latency_seconds": round(seconds / calls, 4)}
 
 
 def _last_success(connection: Connection, job: str) -> str | None:
@@ -172,12 +201,20 @@ def _advice_on_job(job: dict[str, Any], now: datetime) -> list[str]:
 
 def _advice_on_workflow(workflow: dict[str, Any], running: bool) -> list[str]:
     name, pending, dead = workflow["workflow"], workflow["pending"], workflow["dead"]
+    why = f" ({workflow['last_error']})" if workflow["last_error"] else ""
     advice = []
-    if pending and not (running and workflow["last_error"] is None):
-        why = f" ({workflow['last_error']})" if workflow["last_error"] else ""
-        advice.append(f"{name} is {pending:,} behind{why}: mend it, then `audience-sync run`")
+    if workflow["paused_since"]:
+        advice.append(
+            f"{name} is paused{why}: it takes no call at all; correct its url: or shared_secret:, "
+            f"then `audience-sync deliver --workflow {name}`; {pending:,} wait"
+        )
+    elif pending and workflow["breaker_open_since"]:
+        advice.append(f"{name} fails steadily{why} and is asked once in a while; {pending:,} wait for it")
+    elif pending and not (running and workflow["last_error"] is None):
+        advice.append(f"{name} is {pending:,} behind{why}: `audience-sync deliver` goes on at once")
     if dead:
-        advice.append(f"{name} has {dead:,} dead letters ({workflow['last_error'] or 'refused'})")
+        letters = "1 dead letter" if dead == 1 else f"{dead:,} dead letters"
+        advice.append(f"{name} has {letters}{why}: `audience-sync dead-letters list --workflow {name}`")
     return advice
 
 

@@ -67,6 +67,7 @@ def command(config: Path, host: str, port: int, log: str, with_relay: bool, rela
         config_error=lambda: scheduler.config_error,
         running=lambda: list(scheduler.running),
         run_now=scheduler.run_now,
+        deliver_now=lambda: scheduler.call_soon(worker.deliver),
     )
     metrics = Metrics(source)
 

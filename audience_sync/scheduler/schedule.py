@@ -127,6 +127,10 @@ class Scheduler:
         self._clock.add_job(self._sync, args=[key], id=f"now {key}", replace_existing=True, misfire_grace_time=None)
         return True
 
+    def call_soon(self, work: Callable[[Config], None]) -> None:
+        """Do something else with the configuration in use, off the caller's thread."""
+        self._clock.add_job(lambda: work(self.config), misfire_grace_time=None)
+
     def _job(self, key: str) -> Job | None:
         return next((job for job in self.config.jobs if job.key == key), None)
 

@@ -19,10 +19,14 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from typing import Any
 
-from audience_sync import logs
+from audience_sync import logs, outbox
+from audience_sync.clock import utcnow
 from audience_sync.config import Config, Job
+from audience_sync.database import told, writing
+from audience_sync.delivery import deliver
 from audience_sync.delivery.stopping import stop_on_signals
 from audience_sync.errors import AudienceSyncError
+from audience_sync.snapshot import Databases
 from audience_sync.sync import ComputationReport, JobReport, run
 
 GRACE_SECONDS = 25.0
@@ -86,6 +90,18 @@ class Worker:
             ours.close()
             logs.run_id.reset(token)
 
+    def deliver(self, config: Config) -> None:
+        """Deliver what is undelivered, without a sync."""
+        child = self._context.Process(target=_deliver, args=(config, self._log_as_json), name="deliver")
+        with self._lock:
+            if self._stopping:
+                return
+            child.start()
+            self._children.add(child)
+        child.join()
+        with self._lock:
+            self._children.discard(child)
+
     def _wait(self, pipe: Connection, child: Any, timeout: float) -> bool:
         """Wait for the child's word or its end; returns whether it had to be ended."""
         deadline = time.monotonic() + timeout
@@ -146,6 +162,26 @@ def _cause(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return signal.Signals(-exit_code).name
     return f"exit code {exit_code}"
+
+
+def _deliver(config: Config, log_as_json: bool | None) -> None:
+    """The child that only delivers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.configure(as_json=log_as_json)
+    databases = Databases.open(config.source, config.state)
+    try:
+        with told("state", config.state), databases.state.connect() as connection, writing(connection):
+            ids = outbox.register_workflows(connection, config.workflows, utcnow())
+        with stop_on_signals() as stopping:
+            reports = deliver(config, databases, ids, stopping=stopping)
+    except AudienceSyncError as error:
+        logs.error("delivering failed", error=str(error))
+        return
+    finally:
+        databases.dispose()
+    for report in reports:
+        pending = sum(waiting for waiting, _ in report.pending.values())
+        logs.info("delivered", workflow=report.workflow, delivered=report.tally.delivered.total(), pending=pending)
 
 
 def _sync(pipe: Connection, config: Config, job: str, id_: str, log_as_json: bool | None) -> None:

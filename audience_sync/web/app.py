@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+from sqlalchemy.engine import Connection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -20,9 +22,12 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from audience_sync import __version__
-from audience_sync.clock import ago, lasted
+from audience_sync.clock import ago, lasted, utcnow
+from audience_sync.database import open_state, told, writing
 from audience_sync.errors import AudienceSyncError
 from audience_sync.history import past_syncs
+from audience_sync.outbox.dead_letters import Chosen, discard_dead, list_dead, retry_dead
+from audience_sync.show import what_is_known
 from audience_sync.state.reading import reading
 from audience_sync.web import charts, pages
 from audience_sync.web.access import COOKIE, SESSION_SECONDS, Access
@@ -37,6 +42,9 @@ HISTORY = 50
 SAID = {
     "running": "The sync was asked for; it starts at once.",
     "runs already": "That job runs already.",
+    "retried": "They are being sent again.",
+    "retried later": "They are sent again with the next sync, or at once by audience-sync deliver.",
+    "discarded": "They are discarded.",
 }
 """What an action may report of itself, by the word in the address."""
 
@@ -69,6 +77,8 @@ def make_app(source: Source, access: Access, metrics: Metrics | None = None) -> 
             Route("/audiences/{key:path}", site.audience),
             Route("/workflows/{name:path}", site.workflow),
             Route("/dead-letters", site.dead_letters),
+            Route("/dead-letters/{action}", site.act_on_dead_letters, methods=["POST"]),
+            Route("/users", site.user),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=site.guard)],
         exception_handlers={404: site.not_found, AudienceSyncError: site.cannot_read},
@@ -89,7 +99,7 @@ class _Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.templates.filters["coded"] = _coded
+        self.templates.filters |= {"coded": _coded, "json": lambda value: json.dumps(value, ensure_ascii=False)}
         self.templates.globals.update(
             ago=ago, lasted=lasted, short=charts.short, sparkline=charts.sparkline, version=__version__, stamp=stamp
         )
@@ -236,7 +246,7 @@ class _Site:
         with reading(self.source.config.state) as connection:
             assert connection is not None
             past = past_syncs(connection, self.source.config.state, [], HISTORY)
-            dead = pages.dead_letters(connection, name)
+            dead = list_dead(connection, Chosen(workflows=[name]), pages.DEAD_LETTERS)
         told = [(sync, d) for sync in past for d in sync["deliveries"] if d["workflow"] == name]
         return self._page(request, "workflow.html", workflow=found, told=told, dead=dead, advice=_about(stands, name))
 
@@ -245,8 +255,54 @@ class _Site:
 
     def _dead_letters(self, request: Request) -> Response:
         with reading(self.source.config.state) as connection:
-            found = [] if connection is None else pages.dead_letters(connection)
+            found = [] if connection is None else list_dead(connection, Chosen(), pages.DEAD_LETTERS)
         return self._page(request, "dead_letters.html", dead=found, most=pages.DEAD_LETTERS)
+
+    async def act_on_dead_letters(self, request: Request) -> Response:
+        form = await _form(request)
+        if not self.access.may_act(request, form.get("csrf", "")):
+            return self._refused(request)
+        act = {"retry": self._retry, "discard": self._discard}.get(request.path_params["action"])
+        if act is None:
+            return self._not_found(request)
+        workflows, keys, users = ([form[name]] if form.get(name) else [] for name in ("workflow", "key", "user"))
+        chosen = Chosen(workflows=workflows, keys=keys, users=users)
+        said = await run_in_threadpool(act, chosen)
+        self.source.forget()
+        return RedirectResponse("/dead-letters?said=" + quote(said), 303)
+
+    def _retry(self, chosen: Chosen) -> str:
+        self._change_state(lambda connection: retry_dead(connection, chosen, utcnow()))
+        if self.source.deliver_now is None:
+            return "retried later"
+        self.source.deliver_now()
+        return "retried"
+
+    def _discard(self, chosen: Chosen) -> str:
+        self._change_state(lambda connection: discard_dead(connection, chosen))
+        return "discarded"
+
+    def _change_state(self, work: Callable[[Connection], object]) -> None:
+        url = self.source.config.state
+        with told("state", url):
+            engine = open_state(url)
+            try:
+                with engine.connect() as connection, writing(connection):
+                    work(connection)
+            finally:
+                engine.dispose()
+
+    async def user(self, request: Request) -> Response:
+        return await run_in_threadpool(self._user, request)
+
+    def _user(self, request: Request) -> Response:
+        user_id = request.query_params.get("id", "")
+        found = None
+        if user_id:
+            with reading(self.source.config.state) as connection:
+                found = None if connection is None else what_is_known(connection, user_id)
+        kept = self.source.config.retention.deliveries
+        return self._page(request, "user.html", user_id=user_id, found=found, kept=str(kept))
 
     # Answers.
 

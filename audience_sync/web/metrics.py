@@ -123,6 +123,11 @@ class _State:
             ("dead_letters", "dead", "Deliveries given up on."),
         ):
             yield _gauge(name, what, [((w["workflow"],), w[field]) for w in workflows], "workflow")
+        for name, field, what in (
+            ("workflow_paused", "paused_since", "Whether it takes no call at all: its address or secret is wrong."),
+            ("breaker_open", "breaker_open_since", "Whether it fails steadily and is only asked once in a while."),
+        ):
+            yield _gauge(name, what, [((w["workflow"],), float(w[field] is not None)) for w in workflows], "workflow")
         yield _gauge(
             "last_acknowledged_timestamp_seconds",
             "When a workflow last took a call.",

@@ -7,8 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.clock import text
-from audience_sync.state.tables import computations, leftovers, results, syncs, workflows
+from audience_sync.state.tables import computations, results, syncs
 from audience_sync.web.charts import Point
 
 SPARK_POINTS = 40
@@ -49,29 +48,3 @@ def sizes_over_time(connection: Connection, keys: list[str] | None, limit: int) 
 def computation(connection: Connection, key: str) -> Any:
     """The computation's row, or None."""
     return connection.execute(sa.select(computations).where(computations.c.key == key)).first()
-
-
-def dead_letters(connection: Connection, workflow: str | None = None) -> list[dict[str, Any]]:
-    """What was given up on, the newest first, up to `DEAD_LETTERS` of them."""
-    query = (
-        sa.select(leftovers, workflows.c.name.label("workflow"), computations.c.key)
-        .join(workflows, workflows.c.id == leftovers.c.workflow_id)
-        .join(computations, computations.c.id == leftovers.c.computation_id)
-        .where(leftovers.c.dead_at.is_not(None))
-        .order_by(leftovers.c.dead_at.desc(), leftovers.c.seq)
-        .limit(DEAD_LETTERS)
-    )
-    if workflow is not None:
-        query = query.where(workflows.c.name == workflow)
-    return [
-        {
-            "workflow": row.workflow,
-            "key": row.key,
-            "user_id": row.user_id,
-            "value": row.value,
-            "attempts": row.attempts,
-            "error": row.error,
-            "dead_at": text(row.dead_at),
-        }
-        for row in connection.execute(query)
-    ]

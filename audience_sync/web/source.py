@@ -24,11 +24,13 @@ class Source:
         config_error: Callable[[], ConfigError | None] = lambda: None,
         running: Callable[[], Collection[str]] = tuple,
         run_now: Callable[[str], bool] | None = None,
+        deliver_now: Callable[[], None] | None = None,
     ) -> None:
         self._config = config
         self._config_error = config_error
         self.running = running
         self.run_now = run_now
+        self.deliver_now = deliver_now
         self._lock = threading.Lock()
         self._found: dict[str, Any] | None = None
         self._error: AudienceSyncError | None = None

@@ -48,7 +48,7 @@ def test_past_syncs_and_where_things_stand(project: Project) -> None:
     (job,) = stands["jobs"]
     assert job["last_sync"]["status"] == "undelivered" and not job["late"]
     assert date.fromisoformat(job["next_run"][:10]) - date.today() <= timedelta(days=1)
-    assert any("5 behind (answered 401" in advice for advice in stands["advice"])
+    assert any("paused (answered 401" in advice and "5 wait" in advice for advice in stands["advice"])
 
 
 def wait_for_status(project: Project, wanted: str) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def test_dead_letters_are_told_when_they_grow_and_when_they_are_gone(tmp_path: P
     for count in (0, 2, 2, 1200, 0, 0):
         alerter.ended(loaded, "lifecycle", "succeeded", None, {"w1": count})
     assert [text.partition(": ")[2] for text in receiver.texts] == [
-        "w1 has 2 dead letters: see `audience-sync status`",
-        "w1 has 1,200 dead letters: see `audience-sync status`",
+        "w1 has 2 dead letters: see `audience-sync dead-letters list`",
+        "w1 has 1,200 dead letters: see `audience-sync dead-letters list`",
         "w1 has no dead letters any more",
     ]
 

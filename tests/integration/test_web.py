@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -66,7 +67,8 @@ def client(config: Config, access: Access, run_now: Callable[[str], bool] | None
 
 def test_what_is_shown_is_escaped_and_strict(config: Config) -> None:
     web = client(config, Access(None, loopback=True))
-    for path in ("/", "/jobs/j", "/audiences/a", "/workflows/w2", "/dead-letters"):
+    hostile = "/users?id=" + quote(HOSTILE)
+    for path in ("/", "/jobs/j", "/audiences/a", "/workflows/w2", "/dead-letters", "/users", "/users?id=u1", hostile):
         page = web.get(path)
         assert page.status_code == 200, path
         assert HOSTILE not in page.text
@@ -77,7 +79,7 @@ def test_what_is_shown_is_escaped_and_strict(config: Config) -> None:
         assert not re.search(r"(src|href|action)=\"(https?:)?//", page.text), "nothing from elsewhere"
     assert "&lt;script&gt;" in web.get("/dead-letters").text
     assert "answered 400" in web.get("/workflows/w2").text
-    assert "1 dead letters" in web.get("/").text
+    assert "w2 has 1 dead letter" in web.get("/").text
     assert web.get("/audiences/nosuch").status_code == 404
     assert web.get("/workflows/../../etc/passwd").status_code == 404
     assert web.get("/static/../app.py").status_code == 404
@@ -136,6 +138,37 @@ def test_doing_something_needs_a_session_and_a_form_of_the_page(config: Config) 
     assert other.post("/jobs/j/run", data=form).status_code == 403, "a new token ends all sessions"
 
 
+def test_a_dead_letter_is_retried_and_discarded(config: Config, receiver: tuple[Receiver, str]) -> None:
+    asked: list[str] = []
+    app = make_app(Source(lambda: config, deliver_now=lambda: asked.append("now")), Access(TOKEN, loopback=True))
+    web = TestClient(app, base_url="http://127.0.0.1:8787", follow_redirects=False)
+    assert web.post("/dead-letters/retry").status_code == 403
+    web.post("/login", data={"token": TOKEN})
+    page = web.get("/dead-letters").text
+    found = re.search(r'name="csrf" value="(\w+)"', page)
+    assert found and "Retry all" in page
+    other = {"csrf": found[1], "workflow": "w1"}
+    assert web.post("/dead-letters/retry", data=other).status_code == 303
+    assert "One dead letter" in web.get("/dead-letters").text
+    theirs = {"csrf": found[1], "workflow": "w2", "key": "a", "user": HOSTILE}
+    assert web.post("/dead-letters/nonsense", data=theirs).status_code == 404
+    assert web.post("/dead-letters/retry", data=theirs).status_code == 303
+    assert "No dead letters" in web.get("/dead-letters").text
+    assert asked == ["now", "now"]
+    assert "waiting" in web.get("/users?id=" + quote(HOSTILE)).text
+    receiver[0].answer = None
+    run(config, [], datetime.now(UTC))
+    assert receiver[0].told["/w2/tok3n", HOSTILE, "a"] is True
+    receiver[0].answer = lambda _path, body: 400 if body["userId"] == "late" else None
+    engine = sa.create_engine(config.source, poolclass=sa.pool.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("insert into members values ('late')")
+    run(config, [], datetime.now(UTC), patience=Patience(silent=0.0))
+    assert web.post("/dead-letters/discard", data={"csrf": found[1]}).status_code == 303
+    assert "No dead letters" in web.get("/dead-letters").text
+    assert "discarded" in web.get("/users?id=late").text
+
+
 def test_metrics_are_prometheus_own(config: Config) -> None:
     text = client(config, Access(None, loopback=True)).get("/metrics").text
     found = {
@@ -147,6 +180,7 @@ def test_metrics_are_prometheus_own(config: Config) -> None:
     assert found["audience_sync_dead_letters", "w2"] == 1
     assert found["audience_sync_pending_deliveries", "w1"] == 0
     assert found["audience_sync_job_late", "j"] == 0
+    assert found["audience_sync_workflow_paused", "w1"] == found["audience_sync_breaker_open", "w1"] == 0
     assert found["audience_sync_state_up",] == 1
     assert "s3cret" not in text and "tok3n" not in text
 
