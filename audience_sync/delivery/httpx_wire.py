@@ -62,7 +62,7 @@ class HttpxWire:
                 response = await self._transport.handle_async_request(request)
                 kept = b""
                 if not response.is_success:
-                    async for piece in response.aiter_raw(KEPT_BYTES):
+                    async for piece in response.aiter_bytes(KEPT_BYTES):
                         kept += piece
                         if len(kept) >= KEPT_BYTES:
                             break

@@ -83,6 +83,19 @@ def test_a_dead_senders_share_goes_to_the_living(project: Project, new_database:
         process.communicate(timeout=DEADLINE_SECONDS)
 
 
+def test_the_rate_is_one_for_all_of_them(project: Project, new_database: Callable[[], str]) -> None:
+    outgoing = recorded(project, new_database())
+    outgoing.workflows = [f"w: {{url: '{project.url}/w', shared_secret: s3cret, rate: 800/s}}"]
+    outgoing.config()
+    processes = [project.start("deliver") for _ in range(2)]
+    assert [process.wait(DEADLINE_SECONDS) for process in processes] == [0, 0]
+    times = [call.at for call in project.receiver.calls]
+    assert len(times) == len(USERS)
+    assert max(times) - min(times) > len(USERS) / 800 - 0.5
+    for process in processes:
+        process.communicate(timeout=DEADLINE_SECONDS)
+
+
 def test_asked_to_stop_by_the_terminal_or_the_system(project: Project) -> None:
     outgoing = recorded(project, "sqlite:///state.db")
     project.receiver.delay = 0.02

@@ -7,12 +7,15 @@ import ssl
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from freezegun import freeze_time
 from support import faults
+from support.direct import DirectTransport
 from support.faults import Misbehaving
 from support.outgoing import Outgoing
 
@@ -262,3 +265,28 @@ def test_the_rate_is_a_ceiling(tmp_path: Path) -> None:
     assert found["delivered"] == 60
     times = [call.at for call in receiver.calls]
     assert times[-1] - times[0] > (60 - 1) / 100 - 0.15
+
+
+def test_a_delivery_that_still_fails_after_a_day_is_given_up_on(tmp_path: Path) -> None:
+    receiver = Receiver(answer=lambda _path, body: 500 if body["userId"] == "u007" else None)
+    line = "w: {url: 'http://127.0.0.1/w', max_wait: 1 ms, max_attempts: 1000}"
+    outgoing = Outgoing(tmp_path, [line], patience=Patience(silent=0.0, first_pause=0.001))
+    outgoing.put(USERS)
+    found = outgoing.deliveries(transports=lambda _: DirectTransport(receiver))["w"]
+    assert (found["delivered"], found["pending"], found["dead"]) == (59, 1, 0)
+    for hours, pending, dead in ((20, 1, 0), (25, 0, 1)):
+        outgoing.put([*USERS, f"late{hours}"])  # the workflow itself works
+        with freeze_time(datetime.now(UTC) + timedelta(hours=hours), tick=True):
+            found = outgoing.deliveries(transports=lambda _: DirectTransport(receiver))["w"]
+        assert (found["pending"], found["dead"]) == (pending, dead)
+
+
+def test_a_proxy_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Misbehaving(faults.reset)
+    proxy.behaviour = proxy.ok
+    with proxy as url:
+        monkeypatch.setenv("http_proxy", url)
+        outgoing = Outgoing(tmp_path, ["w: {url: 'http://tray.invalid/w'}"])
+        outgoing.put(["u1"])
+        assert outgoing.deliveries()["w"]["delivered"] == 1
+    assert told(proxy) == {"u1"}
