@@ -226,7 +226,12 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 command_line = command_of(port, folder)
                 if Path(folder, "jobs.yaml").exists() and options.postgresql:
-                    subprocess.run([sys.executable, "-m", "audience_sync", "migrate"], cwd=folder, check=True)
+                    subprocess.run(
+                        [sys.executable, "-m", "audience_sync", "migrate"],
+                        cwd=folder,
+                        check=True,
+                        stdout=subprocess.DEVNULL,
+                    )
                 with serving(command_line, port, folder):
                     measure(port, events, connections, 0.5)
                     rate, median, worst = measure(port, events, connections, options.seconds)

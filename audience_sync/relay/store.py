@@ -82,12 +82,13 @@ def _unseen(connection: Connection, messages: Sequence[Message], now: datetime) 
 
 
 def _of_remembered(connection: Connection, messages: list[Message]) -> list[Message]:
-    """Those that are not of a forgotten user (DESIGN, rule 10)."""
+    """Those that are not of a forgotten user (DESIGN, rule 10). A device that a forgotten user shared is not forgotten
+    with them: what another user does on it is theirs."""
     if not somebody_is_forgotten(connection):
         return messages
-    ids = {id_ for m in messages for id_ in (m.user_id, m.anonymous_id) if id_ is not None}
+    ids = {id_ for m in messages for id_ in (m.who, m.previous_id) if id_ is not None}
     forgotten = suppressed_among(connection, ids)
-    return [m for m in messages if m.user_id not in forgotten and m.anonymous_id not in forgotten]
+    return [m for m in messages if m.who not in forgotten and m.previous_id not in forgotten]
 
 
 def _keep_events(connection: Connection, messages: Iterable[Message], now: datetime) -> None:

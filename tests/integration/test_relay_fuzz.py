@@ -136,6 +136,8 @@ def fuzz(opened: Store, examples: int) -> None:
         loop.run_until_complete(running)
         loop.run_until_complete(client.aclose())
         loop.close()
+        opened.connection.close()
+        opened.engine.dispose()
 
 
 def test_fuzzed_requests(tmp_path: Path) -> None:

@@ -151,7 +151,11 @@ def test_what_comes_in_from_a_forgotten_user_is_dropped(opened: Store) -> None:
     with writing(opened.connection):
         suppress(opened.connection, ["u1", "a1"], NOW.replace(tzinfo=None))
     opened.take(
-        track("Did", userId="u1"), track("Did", anonymousId="a1"), track("Did", userId="u2"), identify({}, userId="u1")
+        track("Did", userId="u1"),
+        track("Did", anonymousId="a1"),
+        track("Did", userId="u2", anonymousId="a1"),
+        identify({}, userId="u1"),
+        alias("u1", "u2"),
     )
     assert opened.events() == [("u2", "Did")]
     assert opened.connection.execute(sa.select(outbox.c.user_id).distinct()).scalars().all() == ["u2"]
