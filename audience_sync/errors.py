@@ -21,6 +21,8 @@ class Problem:
     line: int = 0
     column: int = 0
     where: str = ""
+    of_environment: bool = False
+    """Whether another environment, with other variables set, would not have it."""
 
     def __str__(self) -> str:
         place = self.file + (f":{self.line}:{self.column}" if self.line else "")

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import click
 
+from audience_sync.config.schema import SHIPPED
 from audience_sync.errors import ConfigError
 
+SCHEMA = "jobs.schema.json"
 SAMPLE = """\
+# yaml-language-server: $schema=jobs.schema.json
 # audience_sync: who is in an audience, and which Tray.io workflows are told when somebody enters or leaves.
 # Check it with `audience-sync validate`, look with `audience-sync plan`, sync with `audience-sync run`.
 version: 1
@@ -63,6 +66,9 @@ def command(config: Path, force: bool) -> None:
         raise ConfigError(f"{config} is there already", "write over it with --force, or name another with --config")
     try:
         config.write_text(SAMPLE, encoding="utf-8")
+        # beside it, so that every editor of the team finds it, whatever is installed where
+        (config.parent / SCHEMA).write_text(SHIPPED.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{config} cannot be written: {error.strerror}") from None
-    click.echo(f"wrote {config}; next: edit it, then `audience-sync validate --connect`")
+    click.echo(f"wrote {config}, and {SCHEMA} by which editors check it")
+    click.echo("next: edit it, then `audience-sync validate --connect`")

@@ -9,8 +9,9 @@ from rich.markup import escape
 
 from audience_sync.cli import print_json
 from audience_sync.cli.options import json_option
-from audience_sync.computations import in_words
-from audience_sync.config import Config, Job, load_config
+from audience_sync.computations import Catalog, in_words
+from audience_sync.computations.names import Unseen, unseen_events
+from audience_sync.config import Config, Job, check_config, load_config
 from audience_sync.config.schedule import next_runs
 from audience_sync.database import is_sqlite, open_state, sqlite_path, told
 from audience_sync.redact import database_address, web_address
@@ -21,20 +22,26 @@ from audience_sync.sync import compile_jobs
 
 @click.command("validate")
 @click.option("--connect", is_flag=True, help="Check the databases, tables and columns too.")
+@click.option("--check", is_flag=True, help="Only check, without a word when all is right; unset variables pass (CI).")
 @json_option
 @click.pass_obj
-def command(config: Path, connect: bool, as_json: bool) -> None:
+def command(config: Path, connect: bool, check: bool, as_json: bool) -> None:
     """Check jobs.yaml, and say what each audience in it means."""
+    if check:
+        if connect or as_json:
+            raise click.UsageError("--check only checks the file; it stands alone")
+        check_config(config)
+        return
     loaded = load_config(config)
     now = datetime.now(UTC)
-    if connect:
-        _connect(loaded, now)
+    unseen = _connect(loaded, now) if connect else []
     if as_json:
         print_json(
             {
                 "valid": True,
                 "connected": connect,
                 "jobs": [_job_json(loaded, job, now) for job in loaded.jobs],
+                "warnings": [_warning(found) for found in unseen],
                 "workflows": [{"workflow": n, "address": web_address(w.url)} for n, w in loaded.workflows.items()],
             }
         )
@@ -49,6 +56,10 @@ def command(config: Path, connect: bool, as_json: bool) -> None:
             console.print(f"  {escape(job.schedule)}: next {runs}", style="dim")
         for computed in job.computed:
             console.print(f"  [cyan]{escape(computed.key)}[/]  {escape(computed.name)}: {escape(in_words(computed))}")
+    if unseen:
+        console.print()
+    for found in unseen:
+        console.print(f"[yellow]warning[/] {escape(_warning(found))}")
     console.print(f"\nsource {escape(database_address(loaded.source))}", style="dim")
     console.print(f"state  {escape(database_address(loaded.state))}", style="dim")
     console.print(
@@ -75,16 +86,24 @@ def _job_json(config: Config, job: Job, now: datetime) -> dict[str, object]:
     }
 
 
-def _connect(config: Config, now: datetime) -> None:
+def _warning(found: Unseen) -> str:
+    near = f"; there are {', '.join(found.nearest)}" if found.nearest else ""
+    return f"{found.asked_by}: nobody ever did {found.event!r}{near}"
+
+
+def _connect(config: Config, now: datetime) -> list[Unseen]:
+    """Check what the file names in both databases; what is no mistake, but looks like one, is returned."""
     if config.reads_relay and is_sqlite(config.state) and not sqlite_path(config.state).exists():
-        return  # the relay or the first run makes it; checking must not
+        return []  # the relay or the first run makes it; checking must not
     databases = Databases.open(config.source, config.state)
     try:
         compile_jobs(config, databases, config.jobs, now)
+        with told("source", config.source), databases.source.connect() as connection:
+            unseen = unseen_events(config, Catalog(databases.source), connection)
     finally:
         databases.dispose()
     if is_sqlite(config.state) and not sqlite_path(config.state).exists():
-        return  # the first run makes it; checking must not
+        return unseen  # the first run makes it; checking must not
     with told("state", config.state):
         engine = open_state(config.state)
         try:
@@ -92,3 +111,4 @@ def _connect(config: Config, now: datetime) -> None:
                 schema.refuse_newer(schema.version(connection))
         finally:
             engine.dispose()
+    return unseen

@@ -12,6 +12,7 @@ from audience_sync.computations.compile import Compiler, Computation
 from audience_sync.computations.traits import compile_trait
 from audience_sync.computations.words import in_words
 from audience_sync.config.model import Audience, Config, Trait
+from audience_sync.config.rules import audiences_named
 
 __all__ = ["Catalog", "Computation", "compile_computation", "in_words"]
 
@@ -21,11 +22,21 @@ def compile_computation(config: Config, catalog: Catalog, computed: Audience | T
     compiler = Compiler(config, catalog, as_of)
     found: Any = None
     if isinstance(computed, Audience):
-        found = compiler.audience(computed, count=True)
-        ids = found.subquery()
+        members = compiler.audience(computed, count=True)
+        # A user's SQL is never read in a transaction that may write; what `ids` selects may be.
+        found = None if _holds_sql(config, computed) else members
+        ids = members.subquery()
         null = sa.cast(sa.null(), sa.Text)
         rows: Any = sa.select(ids.c.user_id, null.label("value"), null.label("other"))
     else:
         rows = compile_trait(compiler, computed)
     klass = "audience" if isinstance(computed, Audience) else "computed_trait"
     return Computation(computed.key, computed.name, klass, computed.definition, rows, compiler.skipped, found)
+
+
+def _holds_sql(config: Config, audience: Audience) -> bool:
+    """Whether a user's own SQL is in it, or in an audience that its rule names."""
+    if audience.who is None:
+        return audience.sql is not None
+    named = [config.audience(name) for name in audiences_named(audience.who)]
+    return any(_holds_sql(config, other) for other in named if other is not None)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from audience_sync.config.keys import snake_key
-from audience_sync.config.model import Config
+from audience_sync.config.model import FUNCTIONS, Config
 from audience_sync.config.rules import RULE_WORDS
 from audience_sync.config.strict import did_you_mean
 from audience_sync.config.yaml_file import Document, Path_, read_yaml
@@ -20,6 +20,9 @@ from audience_sync.errors import ConfigError, Problem
 from audience_sync.state.tables import RELAY_EVENTS, RELAY_PEOPLE
 
 _SECRET = ("url", "shared_secret", "source", "state", "write_keys", "webhook", "ping")
+LONGEST_CHAIN = 50
+"""How many audiences may stand in one another by `in:`, one inside the next."""
+MOST_TOLD = 50
 RESERVED_JOBS = ("relay", "forget")
 _EXPECTED = {
     "missing": "is missing",
@@ -38,6 +41,17 @@ _EXPECTED = {
     "union_tag_invalid": "",
     "union_tag_not_found": "",
 }
+
+
+def check_config(path: Path) -> None:
+    """Raise ConfigError with what is wrong with a file wherever it may be used: variables that are not set here, as in
+    CI, are no problem."""
+    try:
+        load_config(path)
+    except ConfigError as error:
+        problems = [problem for problem in error.problems() if not problem.of_environment]
+        if problems:
+            raise ConfigError(problems) from None
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -62,7 +76,10 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     document.problems.extend(_cross_check(document))
     if config is None or document.problems:
         unique = {str(problem): problem for problem in document.problems}
-        raise ConfigError(sorted(unique.values(), key=lambda p: (p.file, p.line, p.column)))
+        told_ = sorted(unique.values(), key=lambda p: (p.file != document.file, p.file, p.line, p.column))
+        if len(told_) > MOST_TOLD:
+            told_[MOST_TOLD:] = [Problem(f"and {len(told_) - MOST_TOLD:,} more", "", document.file)]
+        raise ConfigError(told_)
     resolved = config.model_copy(
         update={
             "source": _beside(config.source, path),
@@ -214,15 +231,25 @@ def _cross_check(document: Document) -> Iterator[Problem]:
                     audiences.setdefault(name, computed)
                     audiences.setdefault(key, computed)
     names = [str(computed["name"]) for computed in {id(c): c for c in audiences.values()}.values()]
+    circles = _circles(audiences)
     for here, job in jobs:
         for i, audience in enumerate(map(_mapping, _list(job.get("audiences")))):
             path = (*here, "audiences", i, "who")
             for place, rule in _rules(audience.get("who"), path):
                 yield from _check_names(document, place, rule, events, audiences, names)
-            if cycle := _cycle(audiences, audience, []):
-                yield document.problem(
-                    path, "goes round in a circle: " + " → ".join(cycle), "take one of these in: out"
-                )
+            circle = circles.get(id(audience))
+            if circle:
+                said = "goes round in a circle: " + " → ".join(circle)
+                yield document.problem(path, said, "take one of these in: out")
+            elif circle is not None:
+                yield document.problem(path, f"its in: leads through more than {LONGEST_CHAIN} audiences")
+        for i, trait in enumerate(map(_mapping, _list(job.get("traits")))):
+            for function in FUNCTIONS:
+                of = trait.get(function)
+                event = of.get("event") if isinstance(of, dict) else of
+                step = (function, "event") if isinstance(of, dict) else (function,)
+                if isinstance(event, str):
+                    yield from _check_event(document, (*here, "traits", i, *step), event, events)
     if "*" in events and not _mapping(events["*"]).get("name"):
         yield document.problem(
             ("events", "*"), "'*' needs name:, the column that holds the event's name", "add name: event"
@@ -251,6 +278,12 @@ def _rules(value: Any, path: Path_) -> Iterator[tuple[Path_, dict[str, Any]]]:
         yield from _rules(value.get(word), (*path, word))
 
 
+def _check_event(document: Document, path: Path_, event: str, events: dict[str, Any]) -> Iterator[Problem]:
+    if event not in events and "*" not in events:
+        hint = did_you_mean(event, events) if events else "add events: with its table, user_id and at"
+        yield document.problem(path, f"the event {event!r} is not under events:", hint)
+
+
 def _check_names(
     document: Document,
     path: Path_,
@@ -260,9 +293,8 @@ def _check_names(
     names: list[str],
 ) -> Iterator[Problem]:
     did, other = rule.get("did"), rule.get("in")
-    if isinstance(did, str) and did not in events and "*" not in events:
-        hint = did_you_mean(did, events) if events else "add events: with its table, user_id and at"
-        yield document.problem((*path, "did"), f"the event {did!r} is not under events:", hint)
+    if isinstance(did, str):
+        yield from _check_event(document, (*path, "did"), did, events)
     if "has" in rule and not document.data.get("people"):
         yield document.problem(
             (*path, "has"), "has: reads people:, which is not given", "add people: {table: …, user_id: …}"
@@ -271,17 +303,30 @@ def _check_names(
         yield document.problem((*path, "in"), f"there is no audience {other!r}", did_you_mean(other, names))
 
 
-def _cycle(audiences: dict[str, Any], audience: dict[str, Any], trail: list[str]) -> list[str] | None:
-    """The names of the audiences from `trail`'s first back to itself, if its rules lead there."""
-    name = str(audience.get("name"))
-    if name in trail:
-        return [*trail, name] if name == trail[0] else None
-    for _, rule in _rules(audience.get("who"), ()):
-        other = rule.get("in")
-        if (
-            isinstance(other, str)
-            and other in audiences
-            and (found := _cycle(audiences, audiences[other], [*trail, name]))
-        ):
-            return found
-    return None
+def _circles(audiences: dict[str, Any]) -> dict[int, list[str]]:
+    """By the id of an audience's mapping: the names from it back to itself, or a chain that is too long."""
+    found: dict[int, list[str]] = {}
+    done: dict[int, int] = {}
+    trail: list[dict[str, Any]] = []
+
+    def visit(audience: dict[str, Any]) -> int:
+        """How many audiences its longest chain of `in:` leads through."""
+        if id(audience) in done:
+            return done[id(audience)]
+        if any(step is audience for step in trail):
+            start = next(i for i, step in enumerate(trail) if step is audience)
+            found.setdefault(id(audience), [str(step.get("name")) for step in [*trail[start:], audience]])
+            return 0
+        if len(trail) > LONGEST_CHAIN:
+            return 0
+        trail.append(audience)
+        named = [rule.get("in") for _, rule in _rules(audience.get("who"), ())]
+        lengths = [visit(audiences[name]) for name in named if isinstance(name, str) and name in audiences]
+        trail.pop()
+        done[id(audience)] = 1 + max(lengths, default=0)
+        return done[id(audience)]
+
+    for audience in audiences.values():
+        if visit(audience) > LONGEST_CHAIN and id(audience) not in found:
+            found[id(audience)] = []
+    return found

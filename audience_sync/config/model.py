@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -19,6 +19,7 @@ from audience_sync.config.durations import Duration, DurationField
 from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests, Window
 from audience_sync.config.schedule import local_zone, trigger
+from audience_sync.config.sql_text import problem_of
 from audience_sync.config.strict import Strict
 from audience_sync.config.yaml_file import Document
 from audience_sync.database import IN_FILES
@@ -145,7 +146,12 @@ def _timezone(value: str) -> str:
     return value
 
 
-SecondsField = Annotated[float, BeforeValidator(_seconds)]
+def _written(*examples: str | float) -> WithJsonSchema:
+    """How a value is written that is read into a number."""
+    return WithJsonSchema({"type": ["string", "number"], "examples": list(examples)})
+
+
+SecondsField = Annotated[float, BeforeValidator(_seconds), _written("15 s", "2 minutes")]
 
 
 class EventTable(Strict):
@@ -206,7 +212,7 @@ class Workflow(Strict):
 
     url: Annotated[str, AfterValidator(_web_url)]
     shared_secret: str | None = None
-    rate: Annotated[float, BeforeValidator(calls_a_second)] | None = None
+    rate: Annotated[float, BeforeValidator(calls_a_second), _written("200/s", "5000/min")] | None = None
     """Calls a second."""
     concurrency: int = Field(32, ge=1, le=1000)
     """Calls in flight at once."""
@@ -227,8 +233,8 @@ class Workflow(Strict):
 
 
 class Named(Strict):
-    name: str
-    given_key: str | None = Field(None, alias="key")
+    name: str = Field(description="the name; the key is made of it", examples=["Order Completed Last 30days"])
+    given_key: str | None = Field(None, alias="key", description="the trait name sent to Tray, instead of the one made")
 
     @property
     def key(self) -> str:
@@ -261,12 +267,24 @@ class MembershipTable(Strict):
     where: Tests | None = None
 
 
+def _select(value: str) -> str:
+    problem = problem_of(value) if value else None  # nothing at all is told by what it stands in
+    if problem is not None:
+        raise PydanticCustomError("sql", "{problem}", {"problem": problem})
+    return value
+
+
+Sql = Annotated[str, AfterValidator(_select)]
+
+
 class Audience(Named):
     """Who is in: by a rule, by SQL, or by a table."""
 
-    who: Rule | None = None
-    sql: str | None = None
-    table: MembershipTable | None = None
+    who: Rule | None = Field(None, description="the rule that says who is in")
+    sql: Sql | None = Field(
+        None, description="a SELECT of user_id", examples=["select customer_id as user_id from vips"]
+    )
+    table: MembershipTable | None = Field(None, description="a table that lists who is in")
 
     @model_validator(mode="after")
     def _one_source(self) -> Audience:
@@ -277,6 +295,8 @@ class Audience(Named):
                 "{found}; expected exactly one of who:, sql: or table:",
                 {"found": "has " + " and ".join(given) if given else "does not say who is in it"},
             )
+        if self.sql == "":
+            raise PydanticCustomError("sql", "its sql: is empty")
         return self
 
 
@@ -304,7 +324,7 @@ class Trait(Named, Window):
     unique_list: EventProperty | None = Field(None, description="the list of its different values, in order")
     unique_count: EventProperty | None = Field(None, description="how many different values it has")
     where: Tests | None = Field(None, description="tests of the event's properties")
-    sql: str | None = Field(None, description="a SELECT of user_id and value")
+    sql: Sql | None = Field(None, description="a SELECT of user_id and value")
 
     @property
     def function(self) -> str:
@@ -333,14 +353,24 @@ class Trait(Named, Window):
                     "known": ", ".join(FUNCTIONS),
                 },
             )
+        if self.sql == "":
+            raise PydanticCustomError("sql", "its sql: is empty")
         if given == ["sql"] and (self.is_bounded or self.where is not None):
             raise PydanticCustomError("trait", "sql: cannot stand beside a window or where: put them into the SELECT")
         return self
 
 
+_guard_schema = WithJsonSchema({"anyOf": [{"type": "string", "examples": ["50%", "off"]}, {"const": False}]})
+
+
 class Job(Strict):
+    """Audiences and traits that are synced together, at one schedule."""
+
     name: str
-    schedule: Annotated[str, AfterValidator(_schedule)] | None = None
+    schedule: Annotated[str, AfterValidator(_schedule)] | None = Field(
+        None, examples=["every 2 hours", "every day at 06:30", "0 */2 * * *"]
+    )
+    """When it runs; absent: only by hand."""
     cron: Annotated[str, AfterValidator(_cron)] | None = None
     """Another way to write a `schedule` that is cron; code reads `schedule` only."""
     timezone: Annotated[str, AfterValidator(_timezone)] | None = None
@@ -354,7 +384,7 @@ class Job(Strict):
     audiences: list[Audience] = Field(default_factory=list)
     traits: list[Trait] = Field(default_factory=list)
     coalesce: bool = False
-    guard: Annotated[float | None, BeforeValidator(_guard)] = 0.5
+    guard: Annotated[float | None, BeforeValidator(_guard), _guard_schema] = 0.5
     """The share of members that may change in one sync; None lets any change pass."""
     on_remove: Annotated[Literal["keep", "send false"], BeforeValidator(_on_remove)] = "keep"
 
@@ -413,19 +443,34 @@ class Retention(Strict):
     """Acknowledged changes, and attempts that failed: what `show` tells of a user."""
 
 
+class _RelayToo:
+    """`events: relay` is read before the models are; the schema knows it all the same."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        return {"anyOf": [handler(core), {"const": "relay"}]}
+
+
 class Config(Strict):
     """The whole of jobs.yaml."""
 
-    version: Annotated[int, BeforeValidator(_version)]
-    source: Annotated[str, AfterValidator(_source_url)]
+    version: Annotated[int, BeforeValidator(_version), WithJsonSchema({"const": 1})]
+    include: str | list[str] | None = Field(None, examples=["audiences/*.yaml"])
+    """Files whose jobs and events are added to those here; paths are relative to the file that names them."""
+    source: Annotated[str, AfterValidator(_source_url)] = Field(examples=["sqlite:///shop.db"])
+    """The database with people and what they did, as a SQLAlchemy URL; only read."""
     state: Annotated[str, AfterValidator(_state_url)] = "sqlite:///audience_sync.db"
+    """The database that holds what was synced."""
     space: str | None = None
+    """The space's id in each call, as Segment sends it."""
     alerts: Alerts | None = None
     retention: Retention = Field(default_factory=Retention)
-    events: dict[str, EventTable] = Field(default_factory=dict)
+    events: Annotated[dict[str, EventTable], _RelayToo] = Field(default_factory=dict)
+    """Where each event stands; `relay`: what came in through the relay."""
     people: People | None = None
     relay: Relay | None = None
     workflows: Annotated[dict[str, Workflow], AfterValidator(_most_workflows), Field(min_length=1)]
+    """Whom to tell: at most ten Tray workflows, by name."""
     jobs: Annotated[list[Job], Field(min_length=1)]
 
     _file: Path = PrivateAttr(default=Path("jobs.yaml"))
@@ -445,7 +490,7 @@ class Config(Strict):
         if self._document is None or problem.file:
             return problem
         place = self._document.place(path)
-        return replace(problem, file=self._document.file, line=place.line, column=place.column)
+        return replace(problem, file=place.file or self._document.file, line=place.line, column=place.column)
 
     def audience(self, name: str) -> Audience | None:
         """An audience of any job, by name or key."""

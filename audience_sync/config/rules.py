@@ -66,7 +66,17 @@ def _as_test(value: Any) -> Any:
     return value
 
 
-TestField = Annotated[Test, BeforeValidator(_as_test)]
+class _ShortForms:
+    """A test may be written as the value that it equals, or as the list of values of which it is one."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        scalar = {"type": ["string", "number", "boolean"], "description": "equal to this value"}
+        several = {"type": "array", "items": scalar, "description": "one of these values"}
+        return {"anyOf": [scalar, several, handler(core)]}
+
+
+TestField = Annotated[Test, BeforeValidator(_as_test), _ShortForms]
 Tests = Annotated[dict[str, TestField], Field(min_length=1)]
 
 
@@ -231,3 +241,32 @@ Rule = Annotated[
 
 for _model in (All, Any_, Not):
     _model.model_rebuild()
+
+
+def parts_of(rule: Rule) -> list[Rule]:
+    """The rules that a rule is made of; empty for one that stands by itself."""
+    if isinstance(rule, All):
+        return rule.all_
+    if isinstance(rule, Any_):
+        return rule.any_
+    return [rule.not_] if isinstance(rule, Not) else []
+
+
+def audiences_named(rule: Rule) -> set[str]:
+    """What stands after `in:` anywhere in the rule."""
+    if isinstance(rule, In):
+        return {rule.in_}
+    return set().union(*(audiences_named(part) for part in parts_of(rule)))
+
+
+def events_named(rule: Rule) -> set[str]:
+    """The events that the rule asks of."""
+    if isinstance(rule, Did):
+        return {rule.did}
+    if isinstance(rule, First):
+        return {rule.first.did}
+    if isinstance(rule, Last):
+        return {rule.last.did}
+    if isinstance(rule, Then):
+        return {step.did for step in rule.then}
+    return set().union(*(events_named(part) for part in parts_of(rule)))

@@ -10,12 +10,17 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
 from audience_sync.config.yaml_file import Document, Located
 
+LONGEST_WORD = 100
+MOST_UNKNOWN = 50
+"""So many unknown keys of one mapping are told."""
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'? ` or what is known, when nothing is near."""
     names = list(known)
     folded = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(str(word).lower(), folded, n=1, cutoff=0.6)
+    # a name of a thousand letters is a mistake of another kind, and takes long to compare
+    near = difflib.get_close_matches(str(word)[:LONGEST_WORD].lower(), folded, n=1, cutoff=0.6)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     if not names:
@@ -25,7 +30,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -33,8 +38,9 @@ class Strict(BaseModel):
         if not isinstance(data, Located) or not isinstance(info.context, Document):
             return data
         known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [key for key in data if key not in known][:MOST_UNKNOWN]
         for key, value in data.items():
-            if key not in known:
+            if key in unknown:
                 cut_off = value is None and " " in str(key)
                 hint = (
                     'a comma inside { } ends the value before it: put such a value in "quotes"'

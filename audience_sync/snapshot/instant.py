@@ -40,7 +40,8 @@ class Instant:
         if self.databases.together:
             self.state.begin()
             if self.state.dialect.name == "postgresql":
-                self.state.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                # READ ONLY leaves temporary tables to be written: whatever a user's sql: calls can change nothing else.
+                self.state.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:

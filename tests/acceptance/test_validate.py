@@ -190,7 +190,7 @@ def test_variables(project: Project) -> None:
             "14:14",
             ["no such column: nobody"],
         ),
-        ("who: {did: Order Completed, within: 30 days}", "sql: selekt 1", "14:14", ["syntax error"]),
+        ("who: {did: Order Completed, within: 30 days}", "sql: select from", "14:14", ["syntax error"]),
         (
             "who: {did: Order Completed, within: 30 days}",
             "sql: select customer_id from orders",
