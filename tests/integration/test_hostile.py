@@ -54,10 +54,10 @@ def chain(count: int, *, times: int = 1) -> str:
 def test_a_hostile_file_is_refused_within_a_second(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "jobs.yaml"
     path.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load_config(path, {})
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert said in str(caught.value)
     assert len(str(caught.value)) < 20_000
 
@@ -65,9 +65,9 @@ def test_a_hostile_file_is_refused_within_a_second(tmp_path: Path, text: str, sa
 def test_audiences_that_name_each_other_many_times_are_read_once(tmp_path: Path) -> None:
     path = tmp_path / "jobs.yaml"
     path.write_text(chain(40, times=3))
-    started = time.monotonic()
+    started = time.process_time()
     assert len(load_config(path, {}).jobs[0].audiences) == 41
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
