@@ -325,9 +325,9 @@ class _Builder:
             return True
         if text in ("false", "False", "FALSE"):
             return False
-        if _INTEGER.fullmatch(text) and len(text) < 19:
-            # 007 is an identifier that lost its quotes; as text it still equals itself
-            return int(text) if str(int(text)) == text.lstrip("+") else text
+        if _INTEGER.fullmatch(text):
+            # 007 and twenty digits are identifiers that lost their quotes; as text they still equal themselves
+            return int(text) if len(text) < 19 and str(int(text)) == text.lstrip("+") else text
         if _FLOAT.fullmatch(text):
             return float(text)
         return text
