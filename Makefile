@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint bench
+.PHONY: demo test test-fast lint bench docs
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,3 +24,6 @@ lint: .venv/.ready
 
 bench: .venv/.ready         ## prints the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/baseline.py
+
+docs: .venv/.ready          ## writes the help texts into docs/commands.md
+	$(BIN)/python docs/write_commands.py
