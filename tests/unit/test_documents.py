@@ -87,7 +87,8 @@ def test_every_key_of_jobs_yaml_is_in_the_documents() -> None:
     assert len(found) > 12
     for model in found:
         for name, field in model.model_fields.items():
-            assert re.search(rf"`[^`]*\b{field.alias or name}\b[^`]*`", page), f"{model.__name__}: {field.alias or name}"
+            key = field.alias or name
+            assert re.search(rf"`[^`]*\b{key}\b[^`]*`", page), f"{model.__name__}: {key}"
 
 
 def test_the_first_jobs_yaml_of_the_readme_is_right(tmp_path: Path) -> None:
