@@ -68,7 +68,9 @@ def check_figures(project: Project, drive: Drive, days: int = len(EXPECTED)) -> 
     assert drive("run", day)["jobs"][0]["deliveries"][0]["delivered"] == 0
 
 
-@pytest.mark.parametrize(("source", "state"), [("sqlite", "sqlite"), ("postgres", "same")])
+@pytest.mark.parametrize(
+    ("source", "state"), [("sqlite", "sqlite"), pytest.param("postgres", "same", marks=pytest.mark.slow)]
+)
 def test_the_first_figures_in_this_process(
     project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str], source: str, state: str
 ) -> None:

@@ -26,13 +26,13 @@ def test_past_syncs_and_where_things_stand(project: Project) -> None:
     load(f"sqlite:///{project.folder}/shop.db", orders(("2026-01-01", 5), ("2026-01-20", 3)))
     text = jobs_yaml("sqlite:///shop.db", "sqlite:///state.db", project.url)
     project.write(text.replace("    audiences:", "    schedule: every 2 hours\n    audiences:"))
-    assert "Nothing was synced yet" in project.cli("history").out
-    assert project.cli("history", "--json").json == {"syncs": []}
+    assert "Nothing was synced yet" in project.quick("history").out
+    assert project.quick("history", "--json").json == {"syncs": []}
 
-    assert project.cli("run", "--as-of", "2026-01-21").code == 0
+    assert project.quick("run", "--as-of", "2026-01-21").code == 0
     project.receiver.answer = lambda _path, _body: 401
-    assert project.cli("run", "--as-of", "2026-02-10").code == 1
-    newest, first = project.cli("history", "lifecycle", "--json").json["syncs"]
+    assert project.quick("run", "--as-of", "2026-02-10").code == 1
+    newest, first = project.quick("history", "lifecycle", "--json").json["syncs"]
     assert (first["status"], newest["status"]) == ("succeeded", "undelivered")
     (found,) = newest["computations"]
     assert (found["key"], found["size"], found["entered"], found["exited"]) == (KEY, 3, 0, 5)
@@ -40,11 +40,11 @@ def test_past_syncs_and_where_things_stand(project: Project) -> None:
     assert (told["workflow"], told["delivered"], told["pending"]) == ("w1", 0, 5)
     assert first["deliveries"][0]["delivered"] == 8
     assert first["seconds"] > 0 and first["as_of"] == "2026-01-21T00:00:00Z"
-    assert len(project.cli("history", "--limit", "1", "--json").json["syncs"]) == 1
-    assert "answered 401" in project.cli("history").out
-    assert project.cli("history", "nosuch").code == 2
+    assert len(project.quick("history", "--limit", "1", "--json").json["syncs"]) == 1
+    assert "answered 401" in project.quick("history").out
+    assert project.quick("history", "nosuch").code == 2
 
-    stands = project.cli("status", "--json").json
+    stands = project.quick("status", "--json").json
     (job,) = stands["jobs"]
     assert job["last_sync"]["status"] == "undelivered" and not job["late"]
     assert date.fromisoformat(job["next_run"][:10]) - date.today() <= timedelta(days=1)

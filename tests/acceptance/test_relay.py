@@ -258,6 +258,7 @@ def test_killed_at_random_instants_on_postgresql(project: Project, new_database:
     check_killed(project, new_database(), 12, int(os.environ.get("SEED", "2")))
 
 
+@pytest.mark.slow
 def test_start_takes_calls_too(project: Project, relay: Relay) -> None:
     text = jobs_yaml("sqlite:///state.db", project.url)
     project.write(text.replace("- name: Lifecycle", "- name: Lifecycle\n    schedule: every 1 second"))
@@ -275,14 +276,14 @@ def test_start_takes_calls_too(project: Project, relay: Relay) -> None:
 def test_what_is_wrong_with_the_relay_is_told_at_once(project: Project) -> None:
     text = jobs_yaml("sqlite:///state.db", project.url)
     project.write(text.replace("relay: {", "# relay: {").replace("events: relay", "events: {}"))
-    ran = project.cli("relay")
+    ran = project.quick("relay")
     assert ran.code == 2
     project.write("source: sqlite:///shop.db\n" + text)
-    ran = project.cli("relay")
+    ran = project.quick("relay")
     assert ran.code == 2 and "leave source: out" in ran.err
     project.write(text)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ran = project.cli("relay", "--port", str(taken.getsockname()[1]))
+        ran = project.quick("relay", "--port", str(taken.getsockname()[1]))
     assert ran.code == 2 and "choose another port" in ran.err

@@ -94,10 +94,10 @@ def test_a_child_that_is_killed_is_told_and_made_up_for(project: Project) -> Non
 def test_what_cannot_be_started(project: Project) -> None:
     shop(project)
     project.write(jobs_yaml(project, "every 2 hours").replace("    schedule: every 2 hours\n", ""))
-    ran = project.cli("start", "--port", "0")
+    ran = project.quick("start", "--port", "0")
     assert ran.code == 2
     assert "no job has a schedule" in ran.err
     project.write(jobs_yaml(project, "every 2 hours"))
-    ran = project.cli("start", "--host", "0.0.0.0")
+    ran = project.quick("start", "--host", "0.0.0.0")
     assert ran.code == 2
     assert "AUDIENCE_SYNC_TOKEN" in ran.err

@@ -180,7 +180,7 @@ def topologies() -> list[Any]:
         pytest.param("sqlite", "postgres", marks=slow),
         pytest.param("postgres", "sqlite", marks=slow),
         pytest.param("postgres", "postgres", marks=slow),
-        pytest.param("postgres", "same"),
+        pytest.param("postgres", "same", marks=slow),
     ]
 
 

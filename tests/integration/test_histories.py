@@ -174,7 +174,7 @@ def check_on_sqlite(examples: int) -> None:
 
 
 def test_a_few_histories_end_in_the_latest_snapshot_on_sqlite() -> None:
-    check_on_sqlite(examples=5)
+    check_on_sqlite(examples=3)
 
 
 @pytest.mark.slow
