@@ -19,7 +19,7 @@ BLOCK = re.compile(r"<!-- help: (?P<name>[a-z -]+) -->\n.*?<!-- end -->", re.DOT
 
 def helps() -> Iterator[tuple[str, str]]:
     """Each command, subcommands too, with its help as a terminal of 100 columns shows it."""
-    top = click.Context(cli, info_name="audience-sync", terminal_width=100)
+    top = click.Context(cli, info_name="audience-sync", terminal_width=100, **cli.context_settings)
     for name in COMMANDS:
         command = cli.get_command(top, name)
         assert command is not None

