@@ -16,7 +16,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from tzlocal import get_localzone
 
-_ANCHOR = datetime(2024, 1, 1)
+_ANCHOR = datetime(1970, 1, 5)
 """A Monday's midnight, in the job's zone, from which `every N units` counts in elapsed time."""
 
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from support.project import Project
@@ -101,3 +103,24 @@ def test_what_cannot_be_started(project: Project) -> None:
     ran = project.quick("start", "--host", "0.0.0.0")
     assert ran.code == 2
     assert "AUDIENCE_SYNC_TOKEN" in ran.err
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_schedule(project: Project, new_database: Callable[[], str]) -> None:
+    """Two processes on one PostgreSQL state: no two syncs of the job at once, and none done twice."""
+    engine = shop(project)
+    text = jobs_yaml(project, "every 2 seconds").replace("workflows:", f"state: {new_database()}\nworkflows:", 1)
+    project.write(text)
+    assert "audience-sync migrate" in project.cli("start", "--port", "0").err
+    assert project.cli("migrate").code == 0
+    with started(project) as one, started(project) as other:
+        for user in range(4):
+            join(engine, f"u{user}")
+            until(lambda user=user: ("/w1", f"u{user}", "a") in project.receiver.told)  # type: ignore[misc]
+        for process in (one, other):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_SECONDS) == 0
+    assert len(project.receiver.calls) == 4, "each change is told once"
+    past = [sync for sync in project.cli("history", "--json").json["syncs"] if sync["finished_at"]]
+    spans = sorted((sync["started_at"], sync["finished_at"]) for sync in past)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans)), spans

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
-from apscheduler.executors.debug import DebugExecutor
-from apscheduler.schedulers.base import BaseScheduler
 from freezegun import freeze_time
+from support.clockwork import ByHand, pass_time
 
 from audience_sync.config import Config, Job, load_config
 from audience_sync.errors import ConfigError
@@ -20,19 +19,6 @@ from audience_sync.scheduler import Outcome, Scheduler
 from audience_sync.sync import run
 
 BERLIN = ZoneInfo("Europe/Berlin")
-
-
-class ByHand(BaseScheduler):  # type: ignore[misc]
-    """APScheduler without a thread: the test lets it work, and is told how long it would sleep."""
-
-    def __init__(self) -> None:
-        super().__init__(timezone=UTC, executors={"default": DebugExecutor()})
-
-    def wakeup(self) -> None:
-        pass
-
-    def shutdown(self, wait: bool = True) -> None:
-        super().shutdown(wait)
 
 
 @dataclass
@@ -82,18 +68,6 @@ jobs:
 def frozen() -> Iterator[object]:
     with freeze_time("2026-03-28T10:00:00Z", real_asyncio=True) as clock:
         yield clock
-
-
-def pass_time(clock: ByHand, frozen: object, length: timedelta) -> None:
-    """Let time pass as the scheduler would sleep through it."""
-    end = datetime.now(UTC) + length
-    while True:
-        wait = clock._process_jobs()
-        left = (end - datetime.now(UTC)).total_seconds()
-        if wait is None or wait > left:
-            frozen.tick(left)  # type: ignore[attr-defined]
-            return
-        frozen.tick(wait)  # type: ignore[attr-defined]
 
 
 def test_days_with_a_clock_change(tmp_path: Path, frozen: object) -> None:
