@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -134,6 +134,20 @@ class _State:
             [((w["workflow"],), _unix(w["last_acknowledged_at"])) for w in workflows if w["last_acknowledged_at"]],
             "workflow",
         )
+        if stands["relay"] is not None:
+            yield _gauge(
+                "relay_running", "Whether a relay takes calls.", [((), float(stands["relay"]["status"] == "running"))]
+            )
+            yield _relayed(stands["relay"]["messages"])
+
+
+def _relayed(messages: Iterable[dict[str, Any]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        P + "relay_messages", "Messages that came in, and what became of them.", labels=["type", "outcome", "workflow"]
+    )
+    for item in messages:
+        family.add_metric([item["type"], item["outcome"].replace(" ", "_"), item["workflow"] or ""], item["count"])
+    return family
 
 
 def _gauge(name: str, what: str, samples: Iterable[tuple[tuple[str, ...], Any]], *labels: str) -> GaugeMetricFamily:

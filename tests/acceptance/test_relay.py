@@ -47,14 +47,19 @@ jobs:
 """
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Relay:
     """`audience-sync relay` in a process of its own, always on the same port."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[str] | None = None
 
@@ -262,13 +267,16 @@ def test_killed_at_random_instants_on_postgresql(project: Project, new_database:
 def test_start_takes_calls_too(project: Project, relay: Relay) -> None:
     text = jobs_yaml("sqlite:///state.db", project.url)
     project.write(text.replace("- name: Lifecycle", "- name: Lifecycle\n    schedule: every 1 second"))
-    relay.process = project.start("start", "--port", "0", "--relay", "--relay-port", str(relay.port))
+    page = free_port()
+    relay.process = project.start("start", "--port", str(page), "--relay", "--relay-port", str(relay.port))
     wait_until(relay.answers)
     with segment(relay, upload_interval=0.05) as client:
         client.track("u1", "Order Completed", {"revenue": 60})
     told = project.receiver.told
     wait_until(lambda: told.get(("/all", "u1", "order_completed_last_30days")) is True)
     assert [body["event"] for body in calls_of(project, "/all") if body["type"] == "track"] == ["Order Completed"]
+    counted = 'audience_sync_relay_messages_total{outcome="received",type="track",workflow=""} 1.0'
+    wait_until(lambda: counted in httpx.get(f"http://127.0.0.1:{page}/metrics").text)
     code, _ = relay.end()
     assert code == 0
 

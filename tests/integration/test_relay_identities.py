@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from support.relay import NOW, Store
 
 from audience_sync.database import writing
 from audience_sync.relay.forgetting import forget
-from audience_sync.relay.store import DEDUPE_WINDOW, drop_old_ids
+from audience_sync.relay.messages import read_one
+from audience_sync.relay.store import DEDUPE_WINDOW, drop_old_ids, store
 from audience_sync.state.suppression import suppress
 from audience_sync.state.tables import outbox, relay_links, relay_messages, relay_seen
 
@@ -159,3 +161,32 @@ def test_what_comes_in_from_a_forgotten_user_is_dropped(opened: Store) -> None:
     )
     assert opened.events() == [("u2", "Did")]
     assert opened.connection.execute(sa.select(outbox.c.user_id).distinct()).scalars().all() == ["u2"]
+
+
+def test_two_relays_keep_a_message_once_and_in_order(opened: Store) -> None:
+    """Both are sent the same, as by clients that come again at the other; each user's numbers stay in order."""
+    users, each = 3, 30
+
+    def take(step: int) -> None:
+        with opened.engine.connect() as connection:
+            for n in range(0, each, step):
+                calls = [
+                    {**track("Step", userId=f"u{user}"), "messageId": f"u{user}-{at}", "properties": {"n": at}}
+                    for at in range(n, min(n + step, each))
+                    for user in range(users)
+                ]
+                with writing(connection):
+                    store(connection, [read_one("track", call, NOW, "server") for call in calls], opened.routes, NOW)
+
+    with ThreadPoolExecutor(2) as both:
+        for future in [both.submit(take, 3), both.submit(take, 5)]:
+            future.result(60)
+    assert len(opened.events()) == users * each
+    numbers: dict[str, list[int]] = {}
+    with opened.connection.begin():
+        for user, value in opened.connection.execute(
+            sa.select(outbox.c.user_id, outbox.c.value).order_by(outbox.c.seq)
+        ):
+            numbers.setdefault(user, []).append(json.loads(value)["properties"]["n"])
+    assert numbers == {f"u{user}": list(range(each)) for user in range(users)}
+    assert opened.counts()["track", "duplicate", ""] == users * each
