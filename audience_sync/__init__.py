@@ -2,7 +2,7 @@
 
 The packages stand in the order in which data flows, and each imports only what lies before it:
 
-    config → computations → snapshot → diff → outbox → delivery → sync → cli
+    config → computations → snapshot → diff → outbox → delivery → relay → sync → scheduler → web → cli
 
 `state` (the tables of the state database) and `database` (engines) lie below all of them.
 """
