@@ -30,11 +30,12 @@ def command(config: Path, as_json: bool) -> None:
         _show_job(console, job)
     if found["workflows"]:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for title in ("workflow", "pending", "dead", "last acknowledged", "last error"):
+        for title in ("workflow", "", "pending", "dead", "last acknowledged", "last error"):
             table.add_column(title, justify="right" if title in ("pending", "dead") else "left", overflow="fold")
         for item in found["workflows"]:
             table.add_row(
                 escape(item["workflow"]),
+                _standing(item),
                 f"{item['pending']:,}",
                 f"{item['dead']:,}",
                 ago(item["last_acknowledged_at"]),
@@ -50,6 +51,16 @@ def command(config: Path, as_json: bool) -> None:
             console.print(f"[yellow]→[/] {escape(advice)}")
     else:
         console.print("[green]✓[/] nothing is behind; nothing to do")
+
+
+def _standing(workflow: dict[str, Any]) -> str:
+    if workflow["paused_since"]:
+        return f"[red]paused {ago(workflow['paused_since'])}[/]"
+    if workflow["breaker_open_since"]:
+        return f"[red]breaker open, opened {ago(workflow['breaker_open_since'])}[/]"
+    if workflow["pending"]:
+        return "[yellow]behind[/]" if workflow["last_error"] else "[cyan]delivering[/]"
+    return "[green]up to date[/]"
 
 
 def _show_job(console: Console, job: dict[str, Any]) -> None:

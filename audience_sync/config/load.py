@@ -90,7 +90,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
             },
         }
     )
-    resolved._file = path
+    resolved._file, resolved._patterns = path, document.patterns
     if resolved.reads_relay and resolved.source != resolved.state:
         raise ConfigError(
             [

@@ -474,11 +474,18 @@ class Config(Strict):
     jobs: Annotated[list[Job], Field(min_length=1)]
 
     _file: Path = PrivateAttr(default=Path("jobs.yaml"))
+    _patterns: list[tuple[Path, str]] = PrivateAttr(default_factory=list)
     _document: Document | None = PrivateAttr(default=None)
 
     @property
     def file(self) -> Path:
         return self._file
+
+    @property
+    def files(self) -> list[Path]:
+        """The file and those that it includes, as they stand now."""
+        included = {found for folder, pattern in self._patterns for found in folder.glob(pattern)}
+        return [self._file, *sorted(included)]
 
     @property
     def reads_relay(self) -> bool:

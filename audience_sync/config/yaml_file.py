@@ -60,6 +60,8 @@ class Document:
     places: dict[Path_, Place] = field(default_factory=dict)
     keys: dict[Path_, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    patterns: list[tuple[Path, str]] = field(default_factory=list)
+    """What `include:` asks for: a folder, and what is looked for in it."""
 
     def place(self, path: Path_, *, of_key: bool = False) -> Place:
         """The place of a path, or of the nearest thing around it that stands in the file."""
@@ -118,6 +120,7 @@ def _include(builder: _Builder, path: Path, named: Any, place: Place, trail: lis
         if Path(pattern).is_absolute() or "**" in pattern:
             problem(f"{pattern!r}: expected a path relative to this file, without **", "write audiences/*.yaml")
             continue
+        document.patterns.append((path.parent, pattern))
         found = sorted(path.parent.glob(pattern))
         if not found:
             problem(f"no file is named {pattern}", f"it is looked for in {path.parent.resolve().name}/")

@@ -21,7 +21,8 @@ TICK_SECONDS = 30.0
 def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | None = None) -> None:
     """Run until SIGTERM or Ctrl-C; a second one does not wait for what is in flight. Call it in the main thread.
 
-    SIGHUP, or a change of the file, reads jobs.yaml again. `on_tick` is called every `TICK_SECONDS`.
+    SIGHUP, or a change of jobs.yaml or of a file that it includes, reads it again. `on_tick` is called every
+    `TICK_SECONDS`.
     """
     wake = threading.Event()
     asked: list[int] = []
@@ -36,17 +37,17 @@ def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | No
     try:
         scheduler.start()
         ticked_at = time.monotonic()
-        used = seen = _stamps([scheduler.config.file])
+        used = seen = _stamps(scheduler.config.files)
         while True:
             wake.wait(POLL_SECONDS)
             wake.clear()
             if signal.SIGTERM in asked or signal.SIGINT in asked:
                 break
-            now = _stamps([scheduler.config.file])
+            now = _stamps(scheduler.config.files)
             if signal.SIGHUP in asked or (now != used and now == seen):
                 asked.clear()
                 scheduler.reload()
-                used = now
+                used = now = _stamps(scheduler.config.files)
             seen = now
             if on_tick is not None and time.monotonic() - ticked_at > TICK_SECONDS:
                 ticked_at = time.monotonic()
@@ -61,14 +62,14 @@ def serve(scheduler: Scheduler, worker: Worker, on_tick: Callable[[], None] | No
             signal.signal(number, handler)
 
 
-def _stamps(files: Sequence[Path]) -> list[tuple[int, int, int] | None]:
+def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int, int] | None]:
     """What changes when a file is written or replaced."""
-    found: list[tuple[int, int, int] | None] = []
+    found: list[tuple[str, int, int, int] | None] = []
     for file in files:
         try:
             stat = file.stat()
         except OSError:
             found.append(None)
         else:
-            found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            found.append((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return found

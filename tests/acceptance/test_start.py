@@ -26,6 +26,12 @@ def test_it_syncs_reloads_and_stops(project: Project) -> None:
         until(lambda: ("/w1", "u3", "a") in project.receiver.told)
         project.write(jobs_yaml(project, "every 2 seconds").replace("name: a,", "name: b,"))
         until(lambda: ("/w1", "u3", "b") in project.receiver.told)
+        more = jobs_yaml(project, "every 2 seconds").replace("version: 1", "version: 1\ninclude: more/*.yaml", 1)
+        (project.folder / "more").mkdir()
+        extra = more[more.index("jobs:") :].replace("- name: J", "- name: K").replace("name: a,", "name: c,")
+        project.write(more)
+        project.write(extra, "more/k.yaml")
+        until(lambda: ("/w1", "u3", "c") in project.receiver.told)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_SECONDS) == 0
     lines = log_lines(project)

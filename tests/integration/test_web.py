@@ -183,6 +183,10 @@ def test_metrics_are_prometheus_own(config: Config) -> None:
     assert found["audience_sync_workflow_paused", "w1"] == found["audience_sync_breaker_open", "w1"] == 0
     assert found["audience_sync_state_up",] == 1
     assert "s3cret" not in text and "tok3n" not in text
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    ours = set(re.findall(r"^# TYPE (audience_sync_\w+)", text, re.MULTILINE)) - {"audience_sync_build_info"}
+    short = {name for name in ours if name not in page and "…" + name.removeprefix("audience_sync_") not in page}
+    assert {name for name in short if "relay" not in name} == set(), "docs/operations.md does not tell of them"
 
 
 def test_ready_only_while_state_can_be_read(config: Config) -> None:
