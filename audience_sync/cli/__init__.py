@@ -23,6 +23,8 @@ COMMANDS = {
     "plan": "Show what a sync would send; send and write nothing.",
     "run": "Sync once, then exit.",
     "backfill": "Send a workflow current members, not only changes.",
+    "preview": "Show who is in an audience, how many, and why.",
+    "explain": "Say why a user is in an audience, or is not.",
     "schema": "Print the JSON Schema of jobs.yaml, for editors.",
     "status": "Show where things stand, and what to do.",
     "start": "Sync each job at its schedule until told to stop.",

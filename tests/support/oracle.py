@@ -48,10 +48,25 @@ def six(number: Any) -> Decimal:
 class Oracle:
     def __init__(self, config: Config, tables: dict[str, list[Row]], as_of: datetime) -> None:
         self.config, self.tables, self.as_of = config, tables, as_of
+        self.grouped: dict[tuple[str, str], dict[str, list[Row]]] = {}
+        self.known_members: dict[str, set[str]] = {}
+
+    def rows(self, table: str, column: str, user: str) -> list[Row]:
+        """A user's rows of a table; the table is sorted out by users once."""
+        if (table, column) not in self.grouped:
+            groups = self.grouped[table, column] = {}
+            for row in self.tables[table]:
+                groups.setdefault(self.user(row, column), []).append(row)
+        return self.grouped[table, column].get(user, [])
 
     # -- audiences ------------------------------------------------------------------------------------------------
 
     def members(self, name: str) -> set[str]:
+        if name not in self.known_members:
+            self.known_members[name] = self.compute(name)
+        return self.known_members[name]
+
+    def compute(self, name: str) -> set[str]:
         audience = self.config.audience(name)
         assert audience is not None
         if audience.table is not None:
@@ -65,7 +80,9 @@ class Oracle:
         """All that any table names, up to whatever time."""
         listed = [a.table for job in self.config.jobs for a in job.audiences if a.table is not None]
         places = [(e.table, e.user_id) for e in self.config.events.values()] + [(t.name, t.user_id) for t in listed]
-        users = {self.user(row, column) for table, column in places for row in self.tables[table]}
+        for table, column in places:
+            self.rows(table, column, "")
+        users = {user for place in places for user in self.grouped[place]}
         return {user for user in users if user} | self.people()
 
     def people(self) -> set[str]:
@@ -77,9 +94,9 @@ class Oracle:
         if self.config.people is not None:
             return user in self.people()
         return any(
-            self.user(row, e.user_id) == user and (at := instant(row[e.at])) is not None and at <= self.as_of
+            (at := instant(row[e.at])) is not None and at <= self.as_of
             for e in self.config.events.values()
-            for row in self.tables[e.table]
+            for row in self.rows(e.table, e.user_id, user)
         )
 
     def user(self, row: Row, column: str) -> str:
@@ -99,8 +116,7 @@ class Oracle:
         if isinstance(rule, Has):
             source = self.config.people
             assert source is not None
-            rows = [row for row in self.tables[source.table] if self.user(row, source.user_id) == user]
-            return any(self.meets_all(row, rule.has) for row in rows)
+            return any(self.meets_all(row, rule.has) for row in self.rows(source.table, source.user_id, user))
         if isinstance(rule, Then):
             return self.in_order(rule.then, user)
         if isinstance(rule, (First, Last)):
@@ -149,10 +165,10 @@ class Oracle:
         """What a user did of an event up to T, with when."""
         source = self.config.events[event if event in self.config.events else "*"]
         found = []
-        for row in self.tables[source.table]:
+        for row in self.rows(source.table, source.user_id, user):
             at = instant(row[source.at])
             named = source.name is None or row[source.name] == event
-            if named and self.user(row, source.user_id) == user and at is not None and at <= self.as_of:
+            if named and at is not None and at <= self.as_of:
                 found.append((at, row))
         return found
 
