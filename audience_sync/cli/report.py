@@ -46,6 +46,9 @@ def show(report: RunReport, console: Console, *, planned: bool) -> None:
                     _remark(found, planned),
                 )
             console.print(table)
+        for found in job.computations:
+            for note in _notes(found):
+                console.print(f"    {escape(found.key)} {escape(note)}", style="yellow")
         if planned:
             for found in job.computations:
                 for kind, ids in found.samples.items():
@@ -93,3 +96,21 @@ def _remark(found: ComputationReport, planned: bool) -> str:
     if found.skipped_ids:
         words.append(f"{found.skipped_ids:,} rows without a user id left out")
     return "; ".join(words)
+
+
+def _notes(found: ComputationReport) -> list[str]:
+    """What takes a line of its own: whose change is a new rule's doing and not time's; which key it was before."""
+    notes = []
+    if found.by_rule is not None:
+        parts = []
+        for count, some, does in (
+            (found.by_rule.entered, found.by_rule.some_entered, "in"),
+            (found.by_rule.exited, found.by_rule.some_exited, "out"),
+        ):
+            if count:
+                more = ", …" if count > len(some) else ""
+                parts.append(f"{count:,} {does} because of it ({', '.join(some)}{more})")
+        notes.append("definition changed: " + (", ".join(parts) or "nobody in or out because of it"))
+    if found.formerly is not None:
+        notes.append(f"until now it was {found.formerly}: to go on under that key, write key: {found.formerly}")
+    return notes

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.compile import Compiler, Computation
+from audience_sync.computations.definition import Earlier, fingerprint, written
 from audience_sync.computations.traits import compile_trait
 from audience_sync.computations.words import in_words
 from audience_sync.config.model import Audience, Config, Trait
@@ -31,7 +32,11 @@ def compile_computation(config: Config, catalog: Catalog, computed: Audience | T
     else:
         rows = compile_trait(compiler, computed)
     klass = "audience" if isinstance(computed, Audience) else "computed_trait"
-    return Computation(computed.key, computed.name, klass, computed.definition, rows, compiler.skipped, found)
+    made = Computation(computed.key, computed.name, klass, fingerprint(config, computed), rows, compiler.skipped, found)
+    if isinstance(computed, Audience):
+        made.rule = written(config, computed)
+        made.earlier = Earlier(config, catalog, as_of).members
+    return made
 
 
 def _holds_sql(config: Config, audience: Audience) -> bool:

@@ -8,7 +8,7 @@ table share a single pass over it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -47,13 +47,18 @@ class Computation:
     rows: Select[tuple[str, str | None, str | None]]
     skipped: list[Select[int]] = field(default_factory=list)
     ids: Ids | None = None
+    rule: str | None = None
+    """The rule as text, for `earlier` of a later sync; None where it cannot be asked again."""
+    earlier: Callable[[str], Ids | None] | None = None
+    """The user ids of an earlier rule at this instant."""
 
 
 class Compiler:
     """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names."""
 
-    def __init__(self, config: Config, catalog: Catalog, as_of: datetime) -> None:
+    def __init__(self, config: Config, catalog: Catalog, as_of: datetime, prefix: str = "set") -> None:
         self.config = config
+        self.prefix = prefix
         self.catalog = catalog
         self.as_of = as_of
         self.dialect = catalog.dialect
@@ -286,7 +291,7 @@ class Compiler:
         """The query under a name of its own: however deep the rules, the statement stays flat. SQLite's parser gives up
         on deep ones, and has no parentheses around the arms of a compound."""
         self._names += 1
-        found: sa.CTE = query.cte(f"set_{self._names}")
+        found: sa.CTE = query.cte(f"{self.prefix}_{self._names}")
         return found
 
     def sql(self, text: str, columns: list[str]) -> Any:

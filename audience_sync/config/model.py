@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -239,12 +237,6 @@ class Named(Strict):
     @property
     def key(self) -> str:
         return self.given_key or snake_key(self.name)
-
-    @property
-    def definition(self) -> str:
-        """A fingerprint of what the computation computes; a new name or key alone does not change it."""
-        body = self.model_dump(mode="json", exclude={"name", "given_key"}, exclude_none=True)
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
     @model_validator(mode="after")
     def _has_a_key(self) -> Named:

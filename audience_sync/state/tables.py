@@ -33,6 +33,7 @@ computations = sa.Table(
     sa.Column("class", sa.Text, nullable=False),
     sa.Column("job", sa.Text, nullable=False),
     sa.Column("definition", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text),  # the rule that was synced, to be asked again when it changes
     sa.Column("first_sync_id", Id),
     sa.Column("last_as_of", Instant),
     sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),

@@ -16,7 +16,9 @@ from audience_sync.diff import Difference
 from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Instant
 from audience_sync.state.tables import computations
-from audience_sync.sync.reports import ComputationReport
+from audience_sync.sync.reports import ByRule, ComputationReport
+
+SAMPLE = 5
 
 
 def known(connection: Connection, found: Sequence[Computation]) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def compare(
             instant.databases.source_url,
             may_be_direct=may_be_direct,
         )
+        redefined = not initial and row.definition != computation.definition
+        by_rule = _by_rule(reader, computation, row.rule) if redefined else None
     report = ComputationReport(
         computation.key,
         computation.name,
@@ -66,13 +70,44 @@ def compare(
         exited=difference.exited,
         changed=difference.changed,
         skipped_ids=skipped,
-        redefined=not initial and row.definition != computation.definition,
+        redefined=redefined,
+        by_rule=by_rule,
+        definition=computation.definition,
     )
     if not initial:
         report.held_because = diff.must_hold(difference, job.guard)
         report.held = report.held_because is not None
     report.seconds = time.monotonic() - started
     return report, difference
+
+
+def _by_rule(reader: Connection, computation: Computation, before: str | None) -> ByRule | None:
+    """Whose change is the rule's doing: both rules asked at the same T; what is left is time's."""
+    if before is None or computation.ids is None or computation.earlier is None:
+        return None
+    then = computation.earlier(before)
+    if then is None:
+        return None
+    entered, some_entered = _only_in(reader, computation.ids, then)
+    exited, some_exited = _only_in(reader, then, computation.ids)
+    return ByRule(entered, exited, some_entered, some_exited)
+
+
+def _only_in(reader: Connection, these: Any, those: Any) -> tuple[int, list[str]]:
+    left, right = these.subquery(), those.subquery()
+    only = sa.except_(sa.select(left.c.user_id), sa.select(right.c.user_id)).subquery()
+    count = reader.execute(sa.select(sa.func.count()).select_from(only)).scalar_one()
+    some = sa.select(only.c.user_id).order_by(only.c.user_id).limit(SAMPLE)
+    return count, list(reader.execute(some).scalars()) if count else []
+
+
+def tell_renamed(reports: Sequence[ComputationReport]) -> None:
+    """A key that was changed is one computation removed and one added; the new one says which it was."""
+    gone = [report for report in reports if report.removed]
+    for report in reports:
+        if report.initial:
+            alike = [old for old in gone if old.definition == report.definition or old.name == report.name]
+            report.formerly = alike[0].key if alike else None
 
 
 def orphans(connection: Connection, config: Config, job: Job) -> list[Any]:
@@ -106,4 +141,5 @@ def removed(row: Any, job: Job | None) -> ComputationReport:
         size=row.size,
         exited=row.size if told_false else 0,
         removed=True,
+        definition=row.definition,
     )

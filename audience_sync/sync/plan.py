@@ -17,7 +17,7 @@ from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
-from audience_sync.sync.compare import compare, known, orphaned_jobs, orphans, removed
+from audience_sync.sync.compare import compare, known, orphaned_jobs, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
 
 
@@ -50,6 +50,7 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
                 report.computations = _planned(connection, databases, job, compiled[job.key])
                 with connection.begin():
                     report.computations += [removed(row, job) for row in orphans(connection, config, job)]
+                tell_renamed(report.computations)
                 if any(c.held for c in report.computations):
                     report.status = "held"
                 reports.append(report)

@@ -7,6 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 
+@dataclass(frozen=True)
+class ByRule:
+    """Who is in by the new rule and not by the one before, asked at the same T, and the other way round."""
+
+    entered: int
+    exited: int
+    some_entered: list[str]
+    some_exited: list[str]
+
+
 @dataclass
 class ComputationReport:
     key: str
@@ -22,7 +32,12 @@ class ComputationReport:
     seconds: float = 0.0
     held_because: str | None = None
     redefined: bool = False
+    by_rule: ByRule | None = None
+    """Of a changed definition, whose change is its doing; None where the earlier one cannot be asked again."""
     removed: bool = False
+    definition: str = ""
+    formerly: str | None = None
+    """The key of a removed computation whose definition or name this new one has."""
     samples: dict[str, list[str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -42,6 +57,14 @@ class ComputationReport:
             shown["removed"] = True
         if self.redefined:
             shown["redefined"] = True
+        if self.by_rule is not None:
+            shown["by_rule"] = {
+                "entered": self.by_rule.entered,
+                "exited": self.by_rule.exited,
+                "sample": {"entered": self.by_rule.some_entered, "exited": self.by_rule.some_exited},
+            }
+        if self.formerly is not None:
+            shown["formerly"] = self.formerly
         if self.samples:
             shown["sample"] = self.samples
         return shown

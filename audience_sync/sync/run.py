@@ -26,7 +26,7 @@ from audience_sync.snapshot import Databases, Instant, snapshot
 from audience_sync.state.locks import try_lock
 from audience_sync.state.tables import computations, handed_over, results, synced, syncs
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
-from audience_sync.sync.compare import compare, known, orphans, removed
+from audience_sync.sync.compare import compare, known, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
 
 SETTLED_FROM = 50_000
@@ -171,6 +171,7 @@ class _Sync:
             if on_computation is not None:
                 on_computation(one.report)
         self.report.computations += self._remove()
+        tell_renamed(self.report.computations)
         if errors:
             self.report.status, self.report.error = "failed", "; ".join(errors)
         elif any(c.held for c in self.report.computations):
@@ -208,7 +209,8 @@ class _Sync:
                 if report.initial:
                     report.size = report.entered = members
                     values["first_sync_id"] = self.id
-                values |= {"definition": computation.definition, "last_as_of": self.as_of, "size": report.size}
+                values |= {"definition": computation.definition, "rule": computation.rule}
+                values |= {"last_as_of": self.as_of, "size": report.size}
             connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
             report.seconds += time.monotonic() - started
             self._note_result(computation_id, report, last_seq)

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("class", sa.Text, nullable=False),
         sa.Column("job", sa.Text, nullable=False),
         sa.Column("definition", sa.Text, nullable=False),
+        sa.Column("rule", sa.Text),
         sa.Column("first_sync_id", Id),
         sa.Column("last_as_of", Instant),
         sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
