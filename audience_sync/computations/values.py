@@ -14,7 +14,8 @@ Kind = Literal["boolean", "integer", "number", "time", "text"]
 
 PLACES = 6
 """Decimals to which totals, averages and numbers in traits are rounded, so that no database's arithmetic shows."""
-LARGEST = 1e30
+FINER = 9
+LARGEST = 1e28
 """Numbers beyond it, and endless ones, count as missing: not every database can write them out."""
 
 COLLATIONS = {"sqlite": "BINARY", "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
@@ -57,15 +58,20 @@ def comparable(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
 
 
 def rounded(number: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
-    """A number to PLACES decimals; NULL where it is endless or beyond LARGEST."""
+    """A number to PLACES decimals, halves away from zero; NULL where it is endless or beyond LARGEST.
+
+    It is rounded to FINER decimals first: binary fractions leave a half that is one just below it here, just above it
+    there, and this brings it back.
+    """
     bounded = sa.case((sa.func.abs(number) < sa.literal(LARGEST, sa.Double), number), else_=sa.null())
     if dialect == "postgresql":
-        return sa.func.round(sa.cast(bounded, sa.Numeric), PLACES, type_=sa.Numeric)
+        return sa.func.round(sa.func.round(sa.cast(bounded, sa.Numeric), FINER), PLACES, type_=sa.Numeric)
     if dialect == "duckdb":
-        return sa.func.round(sa.cast(bounded, sa.Numeric(38, PLACES)), PLACES, type_=sa.Numeric)
+        return sa.func.round(sa.cast(bounded, sa.Numeric(38, FINER)), PLACES, type_=sa.Numeric)
     if dialect in MYSQL:
-        return sa.cast(bounded, DECIMAL(65, PLACES))
-    return sa.func.round(bounded, PLACES, type_=sa.Double) + sa.literal(0.0, sa.Double)  # −0.0 + 0.0 is 0.0
+        return sa.cast(sa.cast(bounded, DECIMAL(65, FINER)), DECIMAL(65, PLACES))
+    finer = sa.func.round(bounded, FINER, type_=sa.Double)
+    return sa.func.round(finer, PLACES, type_=sa.Double) + sa.literal(0.0, sa.Double)  # −0.0 + 0.0 is 0.0
 
 
 def json_of(value: ColumnElement[Any], kind: Kind, dialect: str) -> ColumnElement[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
 from typing import Any
 
 from dateutil.parser import isoparse
@@ -20,6 +21,7 @@ from audience_sync.config.rules import All, Any_, Did, First, Has, In, Last, Not
 Row = dict[str, Any]
 
 
+@cache
 def instant(value: Any) -> datetime | None:
     if value is None or isinstance(value, datetime):
         found = value
@@ -37,12 +39,15 @@ def instant(value: Any) -> datetime | None:
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+@cache
 def back(moment: datetime, duration: Any) -> datetime:
     return moment - relativedelta(**{duration.unit: duration.number})
 
 
 def six(number: Any) -> Decimal:
-    return Decimal(str(number)).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
+    """To six decimals, halves away from zero, after what is beyond the ninth is gone."""
+    nine = Decimal(str(number)).quantize(Decimal("1e-9"), ROUND_HALF_UP)
+    return nine.quantize(Decimal("1e-6"), ROUND_HALF_UP)
 
 
 class Oracle:
