@@ -70,6 +70,7 @@ def test_preview_for_people(looking: Project) -> None:
     assert not (looking.folder / "audience_sync.db").exists(), "looking makes no state"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audience", ["Big spenders", "Gone quiet in Germany", "Twice", "Fresh", "Given"])
 def test_explain_agrees_with_membership(looking: Project, audience: str) -> None:
     """Of the whole rule, and of each of its parts: a part holds as the audience that is only it would."""

@@ -85,7 +85,9 @@ def test_audiences_that_name_each_other_many_times_are_read_once(tmp_path: Path)
         "attach database 'x.db' as y",
     ],
 )
-@pytest.mark.parametrize("kind", ["sqlite", "sqlite apart", "postgresql"])
+@pytest.mark.parametrize(
+    "kind", ["sqlite", *[pytest.param(k, marks=pytest.mark.slow) for k in ("sqlite apart", "postgresql")]]
+)
 def test_sql_changes_nothing(kind: str, sql: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"sqlite:///{tmp_path}/one.db" if kind != "postgresql" else request.getfixturevalue("new_database")()
     state = f"sqlite:///{tmp_path}/state.db" if kind == "sqlite apart" else url
