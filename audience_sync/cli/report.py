@@ -91,6 +91,11 @@ def _remark(found: ComputationReport, planned: bool) -> str:
         words.append("first sync")
     if found.redefined:
         words.append("definition changed")
+    if found.missed:
+        words.append(
+            f"[yellow]{found.missed:,} of these had been missed by following events: "
+            "rows were changed, deleted or late beyond arrived_at[/]"
+        )
     if found.held:
         words.append(f"[yellow]held: {found.held_because}[/]")
     if found.skipped_ids:

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.compile import Compiler, Computation
 from audience_sync.computations.definition import Earlier, fingerprint, written
+from audience_sync.computations.incremental import Basis, Follower, follow
 from audience_sync.computations.traits import compile_trait
 from audience_sync.computations.words import in_words
 from audience_sync.config.model import Audience, Config, Trait
 from audience_sync.config.rules import audiences_named
 
-__all__ = ["Catalog", "Computation", "compile_computation", "in_words"]
+__all__ = ["Basis", "Catalog", "Computation", "Follower", "compile_computation", "in_words"]
 
 
 def compile_computation(config: Config, catalog: Catalog, computed: Audience | Trait, as_of: datetime) -> Computation:
@@ -33,6 +34,7 @@ def compile_computation(config: Config, catalog: Catalog, computed: Audience | T
         rows = compile_trait(compiler, computed)
     klass = "audience" if isinstance(computed, Audience) else "computed_trait"
     made = Computation(computed.key, computed.name, klass, fingerprint(config, computed), rows, compiler.skipped, found)
+    made.follower = follow(config, catalog, computed, as_of)
     if isinstance(computed, Audience):
         made.rule = written(config, computed)
         made.earlier = Earlier(config, catalog, as_of).members

@@ -51,6 +51,8 @@ class Computation:
     """The rule as text, for `earlier` of a later sync; None where it cannot be asked again."""
     earlier: Callable[[str], Ids | None] | None = None
     """The user ids of an earlier rule at this instant."""
+    follower: Any = None
+    """An `incremental.Follower`, where the audience can be followed by its events."""
 
 
 class Compiler:

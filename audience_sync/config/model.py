@@ -162,6 +162,9 @@ class EventTable(Strict):
     """The column that holds the event's name; for `"*"`."""
     properties: str | None = None
     """A JSON column: what rules name and the table has no column for is looked up in it."""
+    arrived_at: str | None = None
+    """The column that says when the row came into the table. Naming it says, too, that rows once there stay as they
+    are, so that a sync need only look at users with new rows or rows that leave a window (docs/incremental.md)."""
 
 
 class People(Strict):
@@ -378,6 +381,8 @@ class Job(Strict):
     coalesce: bool = False
     guard: Annotated[float | None, BeforeValidator(_guard), _guard_schema] = 0.5
     """The share of members that may change in one sync; None lets any change pass."""
+    full_every: DurationField = Duration(1, "days")
+    """Audiences that are followed by their events are compared as a whole so often."""
     on_remove: Annotated[Literal["keep", "send false"], BeforeValidator(_on_remove)] = "keep"
 
     @property

@@ -63,8 +63,10 @@ def record(
     written = 0
     found = sa.select(changes).where(changes.c.nr == difference.nr).subquery("found")
     if initial:
-        members = found if difference.direct is None else difference.direct.subquery("members")
-        written = _insert_synced(connection, computation_id, members)
+        if difference.direct is None:
+            written = _insert_synced(connection, computation_id, found)
+        else:
+            written = _insert_directly(connection, computation_id, difference.direct)
         if forgetting and difference.direct is not None:
             forgotten = sa.and_(synced.c.computation_id == computation_id, is_suppressed(connection, synced.c.user_id))
             written -= connection.execute(sa.delete(synced).where(forgotten)).rowcount
@@ -139,6 +141,16 @@ def record_removal(connection: Connection, *, sync_id: int, computation_id: int,
     _note_former(connection, sync_id, computation_id, sa.select(members.c.user_id))
     connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
     return head(connection)
+
+
+def _insert_directly(connection: Connection, computation_id: int, ids: sa.Select[Any]) -> int:
+    """As `_insert_synced`, with nothing around the audience's own SELECT: the order of an index is not lost in it."""
+    member = ids.add_columns(sa.literal(computation_id, sa.BigInteger), sa.cast(sa.null(), sa.Text))
+    connection.execute(
+        sa.insert(synced).from_select(["user_id", "computation_id", "value"], member.order_by("user_id"))
+    )
+    of_it = synced.c.computation_id == computation_id
+    return int(connection.execute(sa.select(sa.func.count()).select_from(synced).where(of_it)).scalar_one())
 
 
 def _insert_synced(connection: Connection, computation_id: int, rows: sa.FromClause) -> int:

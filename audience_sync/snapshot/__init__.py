@@ -6,6 +6,6 @@ themselves. Between different databases, rows travel in chunks of bounded size a
 
 from audience_sync.snapshot.databases import Databases
 from audience_sync.snapshot.instant import Instant
-from audience_sync.snapshot.stage import analyze, refuse_two_values, snapshot, stage
+from audience_sync.snapshot.stage import analyze, empty, refuse_two_values, snapshot, stage, travel
 
-__all__ = ["Databases", "Instant", "analyze", "refuse_two_values", "snapshot", "stage"]
+__all__ = ["Databases", "Instant", "analyze", "empty", "refuse_two_values", "snapshot", "stage", "travel"]

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from audience_sync.state.tables import meta, suppressed
+from audience_sync.state.tables import computations, meta, suppressed
 
 _CHUNK = 500
 
@@ -65,6 +65,8 @@ def unsuppress(connection: Connection, user_ids: Sequence[str]) -> None:
     known = salt(connection)
     for chunk in _chunks([hash_of(user_id, known) for user_id in user_ids]):
         connection.execute(sa.delete(suppressed).where(suppressed.c.hash.in_(chunk)))
+    # No event brings them back into their audiences: the next sync must compare everyone.
+    connection.execute(sa.update(computations).values(basis=None))
 
 
 def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:

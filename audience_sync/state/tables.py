@@ -38,6 +38,7 @@ computations = sa.Table(
     sa.Column("last_as_of", Instant),
     sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("basis", sa.Text),  # JSON: see computations.incremental.Basis
     sa.Column("removed_at", Instant),
 )
 

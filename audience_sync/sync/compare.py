@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import diff
-from audience_sync.computations import Computation
+from audience_sync.computations import Basis, Computation, Follower
 from audience_sync.config import Config, Job
 from audience_sync.diff import Difference
 from audience_sync.errors import ConfigError
@@ -19,6 +20,14 @@ from audience_sync.state.tables import computations
 from audience_sync.sync.reports import ByRule, ComputationReport
 
 SAMPLE = 5
+
+
+class Compared(NamedTuple):
+    """What was found of one computation. `basis` is what the next sync may start from, once this one is recorded."""
+
+    report: ComputationReport
+    difference: Difference
+    basis: str | None
 
 
 def known(connection: Connection, found: Sequence[Computation]) -> dict[str, Any]:
@@ -37,7 +46,7 @@ def compare(
     nr: int,
     *,
     may_be_direct: bool = False,
-) -> tuple[ComputationReport, Difference]:
+) -> Compared:
     """Find one computation's changes, into the temporary table `changes` under the number `nr`."""
     if row is not None and row._mapping["class"] != computation.klass:
         raise ConfigError(
@@ -45,19 +54,29 @@ def compare(
             "give it another key:",
         )
     initial = row is None or row.first_sync_id is None
+    follower: Follower | None = computation.follower
+    basis = _basis(follower, row, computation.definition)
+    follows = follower is not None and basis is not None and follower.as_of < job.full_every.after(basis.full_as_of)
+    url = instant.databases.source_url
     started = time.monotonic()
     with instant.reading() as source:
         reader = connection if source is None else source
-        skipped = sum(reader.execute(count).scalar_one() for count in computation.skipped)
-        difference = diff.compare(
-            connection,
-            source,
-            computation,
-            None if initial else row.id,
-            nr,
-            instant.databases.source_url,
-            may_be_direct=may_be_direct,
-        )
+        # Read first: what arrives from here on is looked at again by the next sync.
+        newest = {
+            table: reader.execute(query).scalar()
+            for table, query in (follower.newest(basis) if follower else {}).items()
+        }
+        missed = 0
+        if follower is not None and basis is not None and follows:
+            skipped = sum(reader.execute(count).scalar_one() for count in follower.skipped(basis))
+            difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
+        else:
+            skipped = sum(reader.execute(count).scalar_one() for count in computation.skipped)
+            row_id = None if initial else row.id
+            difference = diff.compare(connection, source, computation, row_id, nr, url, may_be_direct=may_be_direct)
+            if follower is not None and basis is not None and difference.total:
+                diff.gather(connection, source, follower, basis, url)
+                missed = diff.missed(connection, nr)
         redefined = not initial and row.definition != computation.definition
         by_rule = _by_rule(reader, computation, row.rule) if redefined else None
     report = ComputationReport(
@@ -73,12 +92,28 @@ def compare(
         redefined=redefined,
         by_rule=by_rule,
         definition=computation.definition,
+        followed=follows,
+        missed=missed,
     )
     if not initial:
         report.held_because = diff.must_hold(difference, job.guard)
         report.held = report.held_because is not None
     report.seconds = time.monotonic() - started
-    return report, difference
+    if follower is not None:
+        following = follower.next(basis, newest, datetime.now(UTC), full=not follows).dumps()
+    else:
+        following = None
+    return Compared(report, difference, following)
+
+
+def _basis(follower: Follower | None, row: Any, definition: str) -> Basis | None:
+    """What the last sync left to start from; nothing after a change of the rule or the tables, or back in time."""
+    if follower is None or row is None or row.first_sync_id is None or row.removed_at is not None:
+        return None
+    if not row.basis or row.definition != definition:
+        return None
+    basis = Basis.loads(row.basis)
+    return basis if basis.fingerprint == follower.fingerprint and basis.as_of <= follower.as_of else None
 
 
 def _by_rule(reader: Connection, computation: Computation, before: str | None) -> ByRule | None:

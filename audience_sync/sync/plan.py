@@ -14,7 +14,7 @@ from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
 from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
 from audience_sync.errors import ConfigError
-from audience_sync.snapshot import Databases, Instant, snapshot
+from audience_sync.snapshot import Databases, Instant
 from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
 from audience_sync.sync.compare import compare, known, orphaned_jobs, orphans, removed, tell_renamed
@@ -78,9 +78,9 @@ def _planned(
 ) -> list[ComputationReport]:
     with connection.begin():
         rows = known(connection, compiled)
-    with Instant(connection, databases, diff.changes, snapshot) as instant:
+    with Instant(connection, databases, *diff.TEMPORARY) as instant:
         reports = [
-            compare(connection, instant, job, computation, rows.get(computation.key), nr)[0]
+            compare(connection, instant, job, computation, rows.get(computation.key), nr).report
             for nr, computation in enumerate(compiled)
         ]
     with connection.begin():

@@ -38,6 +38,10 @@ class ComputationReport:
     definition: str = ""
     formerly: str | None = None
     """The key of a removed computation whose definition or name this new one has."""
+    followed: bool = False
+    """Only users with events that moved were looked at."""
+    missed: int = 0
+    """Changes found by comparing everyone that following the events had not found."""
     samples: dict[str, list[str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -55,6 +59,10 @@ class ComputationReport:
         }
         if self.removed:
             shown["removed"] = True
+        if self.followed:
+            shown["followed"] = True
+        if self.missed:
+            shown["missed"] = self.missed
         if self.redefined:
             shown["redefined"] = True
         if self.by_rule is not None:

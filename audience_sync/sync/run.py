@@ -22,7 +22,7 @@ from audience_sync.database import settle, told, writing
 from audience_sync.delivery import Progress, WorkflowReport, deliver
 from audience_sync.diff import Difference
 from audience_sync.errors import AudienceSyncError
-from audience_sync.snapshot import Databases, Instant, snapshot
+from audience_sync.snapshot import Databases, Instant
 from audience_sync.state.locks import try_lock
 from audience_sync.state.tables import computations, handed_over, results, synced, syncs
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
@@ -98,6 +98,7 @@ class _Found:
     row: Any
     report: ComputationReport
     difference: Difference
+    basis: str | None
 
 
 @dataclass
@@ -143,23 +144,21 @@ class _Sync:
         found: list[_Found] = []
         with self.connection.begin():
             rows = known(self.connection, compiled)
-        with Instant(self.connection, self.databases, diff.changes, snapshot) as instant:
+        with Instant(self.connection, self.databases, *diff.TEMPORARY) as instant:
             for nr, computation in enumerate(compiled):
                 if self.stop.is_set():
                     errors.append("asked to stop before all was computed; run again to go on")
                     break
                 try:
                     row = rows.get(computation.key)
-                    report, difference = compare(
-                        self.connection, instant, self.job, computation, row, nr, may_be_direct=True
-                    )
+                    compared = compare(self.connection, instant, self.job, computation, row, nr, may_be_direct=True)
                 except AudienceSyncError as error:
                     if self.connection.invalidated:
                         raise
                     errors.append(f"{computation.name}: {error}")
                     continue
-                report.held = report.held and not allow_large_change
-                found.append(_Found(computation, row, report, difference))
+                compared.report.held = compared.report.held and not allow_large_change
+                found.append(_Found(computation, row, *compared))
         for one in found:
             try:
                 with told("state", self.config.state):
@@ -211,6 +210,7 @@ class _Sync:
                     values["first_sync_id"] = self.id
                 values |= {"definition": computation.definition, "rule": computation.rule}
                 values |= {"last_as_of": self.as_of, "size": report.size}
+                values["basis"] = found.basis
             connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
             report.seconds += time.monotonic() - started
             self._note_result(computation_id, report, last_seq)

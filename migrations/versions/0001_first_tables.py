@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("last_as_of", Instant),
         sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("basis", sa.Text),
         sa.Column("removed_at", Instant),
     )
     op.create_table(
