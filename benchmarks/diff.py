@@ -51,6 +51,9 @@ def main() -> None:
     options.add_argument("--postgresql", help="URL of a server; by default the tests' own is started")
     options.add_argument("--frames", action="store_true", help="pandas and polars too")
     options.add_argument("--many", action="store_true", help="200 audiences in one job too")
+    options.add_argument(
+        "--follow", action="store_true", help="an audience over events, followed and compared, instead"
+    )
     options.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.child:
@@ -61,6 +64,9 @@ def main() -> None:
         for text in given.sizes.split(","):
             size = int(text.lower().replace("k", "000").replace("m", "000000"))
             print(f"\n{size:,} members, {size // 100:,} changes", flush=True)
+            if given.follow:
+                follow(size, databases, server)
+                continue
             if given.frames:
                 for library in ("pandas", "polars"):
                     tell(f"{library} merge of both sides", **child(library, size))
@@ -75,10 +81,10 @@ def main() -> None:
 # -- what is measured ---------------------------------------------------------------------------------------------
 
 
-def sync(config: str) -> None:
+def sync(config: str, as_of: str = "2026-01-01T00:00:00+00:00") -> None:
     """One sync in this process, up to the commit of the outbox; delivery is left out."""
     import os
-    from datetime import UTC, datetime
+    from datetime import datetime
 
     from audience_sync.config import load_config
     from audience_sync.database import open_state, settle
@@ -100,7 +106,7 @@ def sync(config: str) -> None:
             print(json.dumps({"seconds": seconds, "mb": peak(), "changes": changes}), flush=True)
             os._exit(0)
 
-    run(loaded, [], datetime(2026, 1, 1, tzinfo=UTC), on_computation=recorded)
+    run(loaded, [], datetime.fromisoformat(as_of), on_computation=recorded)
 
 
 def frames(library: str, size: str) -> None:
@@ -528,6 +534,73 @@ def duckdb(size: int, url: str) -> None:
         moved = clock("by hand: DuckDB's rows into SQLite, in order", lambda: into_sqlite(folder, fetched()))
         ours("DuckDB to SQLite", folder, "duckdb:///shop.duckdb", "sqlite:///state.db", moved, moved, change)
         tell("(beside: moving the rows alone)", moved)
+
+
+# -- following events ---------------------------------------------------------------------------------------------
+
+FOLLOWED = """\
+version: 1
+source: "{source}"
+state: "{state}"
+events: {{Bought: {{table: events, user_id: user_id, at: at, arrived_at: arrived_at}}}}
+workflows: {{crm: {{url: "http://127.0.0.1:9/"}}}}
+jobs:
+  - name: Bench
+    guard: off
+    full_every: {full_every}
+    audiences: [{{name: Bought, who: {{did: Bought, within: 30 days}}}}]
+"""
+MINUTES = 30 * 24 * 60
+
+
+def follow(size: int, databases: list[str], url: str) -> None:
+    """As many members as `size`, each with one event in 30 days; each sync comes when 1 in 1,000 has changed."""
+    step = MINUTES * 60 * 5 // 10_000  # seconds in which half of 1 in 1,000 leaves, and half enters
+    rate = size / (MINUTES * 60)
+    count = int(size + rate * step * 8)
+    first = 1_767_225_600  # 2026-01-01
+    at = f"{first} - {MINUTES * 60} + CAST(n * {1 / rate!r} AS bigint)"
+    indexes = [f"CREATE INDEX events_{column} ON events ({column})" for column in ("user_id", "at", "arrived_at")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "sqlite" in databases:
+            with sqlite3.connect(folder / "shop.db") as shop:
+                shop.execute("CREATE TABLE events (user_id TEXT, at INTEGER, arrived_at INTEGER)")
+                user = "printf('user-%010d', (n * 7919) % 1000000007)"
+                shop.execute(f"INSERT INTO events SELECT u, t, t FROM ({numbers(count, f'{user} AS u, {at} AS t')})")
+                for index in indexes:
+                    shop.execute(index)
+            shop.close()
+            followed("SQLite", folder, "sqlite:///shop.db", "sqlite:///state.db", first, step)
+        if "postgresql" in databases:
+            server = Server(url, 200)
+            server.run(
+                'CREATE TABLE events (user_id text COLLATE "C", at timestamptz, arrived_at timestamptz)',
+                "INSERT INTO events SELECT 'user-' || lpad(((n * 7919) % 1000000007)::text, 10, '0'), "
+                f"to_timestamp({at}), to_timestamp({at}) FROM generate_series(0::bigint, {count} - 1) n",
+                *indexes,
+            )
+            server.connection.execute("VACUUM ANALYZE events")
+            followed("PostgreSQL", folder, server.url, server.url, first, step)
+            server.drop()
+
+
+def followed(title: str, folder: Path, source: str, state: str, first: int, step: int) -> None:
+    from datetime import UTC, datetime
+
+    path = folder / "follow.yaml"
+
+    def at(number: int, full_every: str) -> dict[str, Any]:
+        path.write_text(FOLLOWED.format(source=source, state=state, full_every=full_every))
+        return child("sync", path, datetime.fromtimestamp(first + number * step, UTC).isoformat())
+
+    path.write_text(FOLLOWED.format(source=source, state=state, full_every="1 day"))
+    ready(path)
+    tell(f"{title}: first sync", **at(0, "1 day"))
+    whole = tell(f"{title}: 1 in 1,000 changed, everyone compared", **at(1, "1 second"))
+    for number in (2, 3):
+        best = tell(f"{title}: 1 in 1,000 changed, followed", **at(number, "1 day"))
+        print(f"    {whole / best:.0f} times faster", flush=True)
 
 
 @contextmanager

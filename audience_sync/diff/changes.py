@@ -23,6 +23,8 @@ changes = sa.Table(
     sa.Column("previous", sa.Text),  # as in synced; NULL when entered
     sa.Column("other", sa.Text),
     sa.PrimaryKeyConstraint("nr", "user_id").ddl_if(dialect="sqlite"),
+    # On PostgreSQL no more than what finds one computation's rows among those of 200: it is filled in its own order.
+    sa.Index(PREFIX + "changes_of", "nr").ddl_if(dialect="postgresql"),
     prefixes=["TEMPORARY"],
     sqlite_with_rowid=False,
 )

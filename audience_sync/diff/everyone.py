@@ -46,7 +46,7 @@ def compare(
             prefer_merging(state, sa.select(now.rows))
             _join(state, nr, now, was)
         before = state.execute(sa.select(sa.func.count()).select_from(was.subquery())).scalar_one()
-    refuse_two_values(state, computation, changes)
+    refuse_two_values(state, computation, changes, changes.c.nr == nr)
     return count(state, nr, before)
 
 
@@ -69,15 +69,15 @@ class _Snapshot:
 
 
 def _snapshot(state: Connection, source: Connection | None, computation: Computation, source_url: str) -> _Snapshot:
-    ids = computation.ids
+    ids, of_traits = computation.ids, computation.klass != "audience"
     if source is None and ids is not None:
         if state.dialect.name == "postgresql" or is_ordered_scan(state, ids):
-            return _Snapshot(ids.subquery("now"), ids, of_traits=False)
+            return _Snapshot(ids.subquery("now"), ids, of_traits)
     elif source is None and state.dialect.name == "postgresql":
         rows = computation.rows.subquery("now")
-        return _Snapshot(rows, sa.select(rows.c.user_id), of_traits=True)
+        return _Snapshot(rows, sa.select(rows.c.user_id), of_traits)
     stage(state, source, computation, source_url)
-    return _Snapshot(snapshot, sa.select(snapshot.c.user_id), of_traits=ids is None)
+    return _Snapshot(snapshot, sa.select(snapshot.c.user_id), of_traits)
 
 
 def _join(state: Connection, nr: int, now: _Snapshot, before: sa.Select[Any]) -> None:

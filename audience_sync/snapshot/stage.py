@@ -36,18 +36,22 @@ Rows = Sequence[tuple[str | None, ...]]
 def stage(state: Connection, source: Connection | None, computation: Computation, source_url: str) -> None:
     """Put the computation's rows into the temporary table `snapshot`."""
     empty(state, snapshot)
-    if source is None:
+    if source is not None and computation.ids is not None:  # an audience: two columns less to carry
+        travel(source, state, computation.ids, snapshot, ["user_id"], source_url)
+    elif source is not None:
+        travel(source, state, computation.rows, snapshot, ["user_id", "value", "other"], source_url)
+    else:
         rows = computation.rows.order_by("user_id") if state.dialect.name == "sqlite" else computation.rows
         state.execute(sa.insert(snapshot).from_select(["user_id", "value", "other"], rows))
-    else:
-        travel(source, state, computation.rows, snapshot, ["user_id", "value", "other"], source_url)
-    refuse_two_values(state, computation, snapshot)
+    refuse_two_values(state, computation, snapshot, sa.true())
     analyze(state, snapshot)
 
 
-def refuse_two_values(state: Connection, computation: Computation, rows: sa.Table) -> None:
+def refuse_two_values(
+    state: Connection, computation: Computation, rows: sa.Table, of_it: sa.ColumnElement[bool]
+) -> None:
     twice = state.execute(
-        sa.select(rows.c.user_id, rows.c.value, rows.c.other).where(rows.c.other.is_not(None)).limit(1)
+        sa.select(rows.c.user_id, rows.c.value, rows.c.other).where(of_it, rows.c.other.is_not(None)).limit(1)
     ).first()
     if twice is not None:
         raise DatabaseError(
@@ -57,11 +61,16 @@ def refuse_two_values(state: Connection, computation: Computation, rows: sa.Tabl
 
 
 def empty(state: Connection, table: sa.Table) -> None:
-    """Empty a temporary table. On PostgreSQL the rows of a DELETE would stay, to be stepped over."""
-    if state.dialect.name == "postgresql":
+    """Empty a temporary table. On PostgreSQL the rows of a DELETE stay, to be stepped over, but a transaction that may
+    only read refuses TRUNCATE even of a temporary table."""
+    if state.dialect.name == "postgresql" and not _reads_only(state):
         state.exec_driver_sql("TRUNCATE " + table.name)
     else:
         state.execute(sa.delete(table))
+
+
+def _reads_only(state: Connection) -> bool:
+    return bool(state.execute(sa.select(sa.func.current_setting("transaction_read_only"))).scalar_one() == "on")
 
 
 def analyze(state: Connection, table: sa.Table) -> None:
