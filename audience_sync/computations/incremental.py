@@ -23,6 +23,7 @@ from sqlalchemy import ColumnElement, Select
 from audience_sync import __version__
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.compile import Compiler, Ids
+from audience_sync.computations.definition import fingerprint
 from audience_sync.computations.expressions import id_text, lacks_id
 from audience_sync.computations.occurrences import Events, events, in_window, tested
 from audience_sync.computations.times import TimeColumn
@@ -283,7 +284,7 @@ def _fingerprint(config: Config, audience: Audience, names: set[str], followed: 
     said = [
         __version__,
         config.source,
-        audience.definition,
+        fingerprint(config, audience),
         {name: config.events[name].model_dump(mode="json") for name in sorted(names)},
         columns,
     ]
