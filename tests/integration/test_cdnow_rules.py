@@ -85,7 +85,8 @@ def expected() -> dict[str, list[Any]]:
         oracle = Oracle(config(), tables, datetime.fromisoformat(text).replace(tzinfo=UTC))
         job = oracle.config.jobs[0]
         found[text] = [oracle.members(audience.name) for audience in job.audiences]
-        found[text] += [oracle.values(trait) for trait in job.traits]
+        if text in INSTANTS[-2:]:
+            found[text] += [oracle.values(trait) for trait in job.traits]
     return found
 
 
@@ -103,7 +104,7 @@ def test_every_rule_at_every_instant(
             connection.exec_driver_sql(
                 "CREATE TABLE orders AS SELECT * FROM read_csv(?, types = {'customer_id': 'VARCHAR', "
                 "'ordered_on': 'DATE', 'units': 'INTEGER', 'revenue': 'DECIMAL(10, 2)'})",
-                (str(shop.CDNOW),),
+                (str(shop.cdnow_file()),),
             )
     elif kind == "mariadb":
         with engine.begin() as connection:
@@ -117,7 +118,8 @@ def test_every_rule_at_every_instant(
     with engine.connect() as connection:
         for text, answers in expected.items():
             as_of = datetime.fromisoformat(text).replace(tzinfo=UTC)
-            for computed, answer in zip(wanted.jobs[0].computed, answers, strict=True):
+            computations = wanted.jobs[0].computed if text in INSTANTS[-2:] else wanted.jobs[0].audiences
+            for computed, answer in zip(computations, answers, strict=True):
                 rows = connection.execute(compile_computation(wanted, catalog, computed, as_of).rows).all()
                 found = {row.user_id: row.value for row in rows}
                 if computed in wanted.jobs[0].audiences:

@@ -55,6 +55,7 @@ class Oracle:
         self.config, self.tables, self.as_of = config, tables, as_of
         self.grouped: dict[tuple[str, str], dict[str, list[Row]]] = {}
         self.known_members: dict[str, set[str]] = {}
+        self.done: dict[tuple[str, str], list[tuple[datetime, Row]]] = {}
 
     def rows(self, table: str, column: str, user: str) -> list[Row]:
         """A user's rows of a table; the table is sorted out by users once."""
@@ -168,6 +169,11 @@ class Oracle:
 
     def events(self, event: str, user: str) -> list[tuple[datetime, Row]]:
         """What a user did of an event up to T, with when."""
+        if (event, user) not in self.done:
+            self.done[event, user] = self.look(event, user)
+        return self.done[event, user]
+
+    def look(self, event: str, user: str) -> list[tuple[datetime, Row]]:
         source = self.config.events[event if event in self.config.events else "*"]
         found = []
         for row in self.rows(source.table, source.user_id, user):
