@@ -24,6 +24,9 @@ lint: .venv/.ready
 
 bench: .venv/.ready         ## prints the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/baseline.py
+	$(BIN)/python benchmarks/delivery.py
+	$(BIN)/python benchmarks/diff.py
+	$(BIN)/python benchmarks/relay.py
 
 docs: .venv/.ready          ## writes the help texts into docs/commands.md
 	$(BIN)/python docs/write_commands.py
