@@ -8,7 +8,7 @@ table share a single pass over it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -126,52 +126,64 @@ class Compiler:
     def counted(self, rules: Sequence[Did], *, every: bool) -> Ids:
         """Users of whose events all (or any) of the rules hold, in one pass over the table of the events."""
         found = [(rule, events(self.config, self.catalog, rule.did)) for rule in rules]
-        conditions = [sa.and_(*self.occurrence(rule, at)) for rule, at in found]
-        alone = len(rules) == 1
-        having = []
-        for (rule, at), condition in zip(found, conditions, strict=True):
-            having.append(sa.and_(sa.true(), *self.having(rule, at, None if alone else condition)))
         table, user_id = found[0][1].table, found[0][1].user_id
-        if alone and not self.having(rules[0], found[0][1], None):
-            return self.ids(table, user_id, conditions)
-        together = sa.and_(*having) if every else sa.or_(*having)
-        return self.ids(table, user_id, [sa.or_(*conditions)], having=together)
+        conditions = [sa.and_(*self.occurrence(rule, at)) for rule, at in found]
+        numbers = [self.numbers(rule, at) for rule, at in found]
+        if len(rules) == 1:
+            having = self.having(rules[0], numbers[0], None)
+            return self.ids(table, user_id, conditions, having=sa.and_(*having) if having else None)
+        # What a row counts for is found once and by name: said again in each total, it is too deep for SQLite's parser.
+        columns: list[ColumnElement[Any]] = []
+        for n, condition in enumerate(conditions):
+            columns.append(sa.case((condition, 1)).label(f"counts_{n}"))
+            for m, number in enumerate(numbers[n].values()):
+                columns.append(sa.case((condition, number)).label(f"number_{n}_{m}"))
+        rows = self.named(self.matching(table, user_id, [sa.or_(*conditions)], columns)).c
+        wholes = []
+        for n, rule in enumerate(rules):
+            named = {place: rows[f"number_{n}_{m}"] for m, place in enumerate(numbers[n])}
+            wholes.append(sa.and_(*self.having(rule, named, rows[f"counts_{n}"])))
+        together = sa.and_(*wholes) if every else sa.or_(*wholes)
+        return sa.select(rows.user_id).group_by(rows.user_id).having(together)
 
-    def having(self, rule: Did, at: Events, condition: ColumnElement[bool] | None) -> list[ColumnElement[bool]]:
-        """What must hold of a user's events; `condition` picks those of this rule, where others are in the group."""
+    def numbers(self, rule: Did, at: Events) -> dict[tuple[str, str], ColumnElement[Any]]:
+        """What the rule's totals are of, by total and property."""
+        found = {}
+        for word in TOTALS:
+            for name in getattr(rule, word) or {}:
+                where = f"{self.where}: {word}: {name}"
+                column = column_of(self.catalog, at, name, f"{self.where}: {word}")
+                number = column.number if isinstance(column, Property) else column
+                if kind_of(number) not in ("integer", "number"):
+                    raise ConfigError(
+                        f"{where}: {word} asks of numbers, and the column holds others", "name another property"
+                    )
+                found[word, name] = number
+        return found
 
-        def count() -> ColumnElement[Any]:
-            if condition is None:
-                return sa.func.count()
-            return sa.func.count(sa.case((condition, 1)))
-
+    def having(
+        self, rule: Did, numbers: Mapping[tuple[str, str], ColumnElement[Any]], counts: ColumnElement[Any] | None
+    ) -> list[ColumnElement[bool]]:
+        """What must hold of a user's events; `counts` is given of those of this rule, where others are in the group."""
+        count: ColumnElement[Any] = sa.func.count() if counts is None else sa.func.count(counts)
         found: list[ColumnElement[bool]] = []
         least = rule.exactly if rule.exactly is not None else rule.at_least or 1
         if rule.exactly is not None:
-            found.append(count() == least)
-        elif least > 1 or condition is not None:
-            found.append(count() >= least)
+            found.append(count == least)
+        elif least > 1 or counts is not None:
+            found.append(count >= least)
         if rule.at_most is not None:
-            found.append(count() <= rule.at_most)
-        for word in TOTALS:
-            for name, test in (getattr(rule, word) or {}).items():
-                where = f"{self.where}: {word}: {name}"
-                total = self.total(word, column_of(self.catalog, at, name, f"{self.where}: {word}"), condition, where)
-                found.append(meets(total, test, self.as_of, self.dialect, where))
+            found.append(count <= rule.at_most)
+        for (word, name), number in numbers.items():
+            test, where = getattr(rule, word)[name], f"{self.where}: {word}: {name}"
+            found.append(meets(self.total(word, number), test, self.as_of, self.dialect, where))
         return found
 
-    def total(
-        self, word: str, column: ColumnElement[Any] | Property, condition: ColumnElement[bool] | None, where: str
-    ) -> ColumnElement[Any]:
-        number = column.number if isinstance(column, Property) else column
-        if kind_of(number) not in ("integer", "number"):
-            raise ConfigError(f"{where}: {word} asks of numbers, and the column holds others", "name another property")
-        if condition is not None:
-            number = sa.case((condition, number))
+    def total(self, word: str, number: ColumnElement[Any]) -> ColumnElement[Any]:
+        """`sum`, `avg`, `min` or `max` of a number, as it is compared."""
         if word in ("sum", "avg"):
             number = sa.cast(number, sa.Double)
-        total: ColumnElement[Any] = getattr(sa.func, word)(number, type_=sa.Double)
-        return sa.type_coerce(rounded(total, self.dialect), sa.Double)
+        return sa.type_coerce(rounded(getattr(sa.func, word)(number, type_=sa.Double), self.dialect), sa.Double)
 
     def first_or_last(self, rule: First | Last) -> Ids:
         """The first (or last) occurrence up to T of each user, and whether it is in the window: one pass."""
@@ -270,11 +282,23 @@ class Compiler:
         count: bool = True,
     ) -> Ids:
         """The ids of the rows that meet the conditions, each once; with `having`, of the users whose rows meet it."""
+        query = self.matching(table, user_id, conditions, count=count)
+        return query.distinct() if having is None else query.group_by(id_text(user_id, self.dialect)).having(having)
+
+    def matching(
+        self,
+        table: sa.FromClause,
+        user_id: ColumnElement[Any],
+        conditions: Sequence[ColumnElement[bool]],
+        columns: Sequence[ColumnElement[Any]] = (),
+        *,
+        count: bool = True,
+    ) -> Select[Any]:
+        """The rows that meet the conditions: whose they are, and these columns."""
         if count:
             self.skip(table, user_id, conditions)
         text = id_text(user_id, self.dialect).label("user_id")
-        query = sa.select(text).select_from(table).where(has_id(user_id, self.dialect), *conditions)
-        return query.distinct() if having is None else query.group_by(id_text(user_id, self.dialect)).having(having)
+        return sa.select(text, *columns).select_from(table).where(has_id(user_id, self.dialect), *conditions)
 
     def skip(
         self, table: sa.FromClause, user_id: ColumnElement[Any], conditions: Sequence[ColumnElement[bool]]

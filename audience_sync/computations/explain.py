@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.computations.catalog import Catalog
-from audience_sync.computations.compile import TOTALS, Compiler, Ids
+from audience_sync.computations.compile import Compiler, Ids
 from audience_sync.computations.expressions import id_text
-from audience_sync.computations.occurrences import column_of, events
+from audience_sync.computations.occurrences import events
 from audience_sync.computations.properties import Property
 from audience_sync.computations.words import in_words, rule_in_words
 from audience_sync.config.model import Audience, Config
@@ -93,10 +93,9 @@ class _Explaining:
             "first": sa.func.min(found.at.moment),
             "last": sa.func.max(found.at.moment),
         }
-        for word in TOTALS:
-            for name in getattr(rule, word, None) or {}:
-                column = column_of(self.compiler.catalog, found, name, f"{self.compiler.where}: {word}")
-                columns[f"{word} of {name}"] = self.compiler.total(word, column, None, self.compiler.where)
+        if isinstance(rule, Did):
+            for (word, name), number in self.compiler.numbers(rule, found).items():
+                columns[f"{word} of {name}"] = self.compiler.total(word, number)
         query = (
             sa.select(*[column.label(name) for name, column in columns.items()])
             .select_from(found.table)

@@ -181,16 +181,16 @@ class _Among(Compiler):
         self.by_number = by_number
         self.where = ""
 
-    def ids(
+    def matching(
         self,
         table: sa.FromClause,
         user_id: ColumnElement[Any],
         conditions: Sequence[ColumnElement[bool]],
+        columns: Sequence[ColumnElement[Any]] = (),
         *,
-        having: ColumnElement[bool] | None = None,
         count: bool = True,
-    ) -> Ids:
-        return super().ids(table, user_id, [*conditions, self._is_one(user_id)], having=having, count=False)
+    ) -> sa.Select[Any]:
+        return super().matching(table, user_id, [*conditions, self._is_one(user_id)], columns, count=False)
 
     def _is_one(self, user_id: ColumnElement[Any]) -> ColumnElement[bool]:
         if self.by_number:
