@@ -39,7 +39,11 @@ COMMANDS = {
     "listen": "Stand in for Tray workflows on this machine.",
     "demo": "See a real run on a sample shop; needs nothing.",
     "migrate": "Bring the state database to the current schema.",
+    "export": "Write all of state into files, to move it.",
+    "import": "Read such files into a new state.",
 }
+MODULES = {"import": "import_"}
+"""Commands whose names Python keeps for itself."""
 
 
 class Commands(click.Group):
@@ -49,7 +53,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"audience_sync.cli.{name.replace('-', '_')}").command
+        module = MODULES.get(name, name.replace("-", "_"))
+        command: click.Command = importlib.import_module(f"audience_sync.cli.{module}").command
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

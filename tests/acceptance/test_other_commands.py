@@ -229,3 +229,22 @@ def test_the_wheel_works_installed_alone(tmp_path: Path, project: Project) -> No
     ran = call("run", "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["jobs"][0]["deliveries"][0]["delivered"] == 1
+
+
+def test_state_moves_through_files(project: Project) -> None:
+    members.put(f"sqlite:///{project.folder}/shop.db", ["u1", "u2"])
+    path = project.write(members.jobs_yaml(project.url))
+    assert project.quick("run").code == 0
+    folder = project.folder / "moved"
+    assert project.cli("export", str(folder), "--format", "csv").code == 0
+    again = project.quick("import", str(folder))
+    assert again.code == 2
+    assert "in use already" in again.err
+    (project.folder / "audience_sync.db").unlink()
+    project.receiver.calls.clear()
+    imported = project.cli("import", str(folder), "--json")
+    assert imported.code == 0, imported.err
+    assert imported.json["rows"]["synced"] == 2
+    assert project.quick("run").code == 0
+    assert project.receiver.calls == []
+    assert path.exists()

@@ -12,7 +12,20 @@ ORDER = (
     *("errors", "clock", "redact", "logs"),
     *("database", "state", "config", "computations", "snapshot", "diff", "outbox", "delivery"),
     *("relay", "receiver", "sample_shop"),
-    *("sync", "backfill", "forget", "history", "show", "status", "alerts", "scheduler", "web", "cli", "__main__"),
+    *(
+        "sync",
+        "backfill",
+        "forget",
+        "history",
+        "show",
+        "moving",
+        "status",
+        "alerts",
+        "scheduler",
+        "web",
+        "cli",
+        "__main__",
+    ),
 )
 ROOT = Path(audience_sync.__file__).parent
 
