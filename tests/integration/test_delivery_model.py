@@ -20,6 +20,7 @@ from support.outgoing import Outgoing
 
 from audience_sync.clock import utcnow
 from audience_sync.database import open_state, writing
+from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.sender import Patience
 from audience_sync.outbox.dead_letters import Chosen, discard_dead, list_dead, retry_dead
 from audience_sync.receiver import Receiver
@@ -32,8 +33,11 @@ class Workflow(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.receiver = Receiver()
-        line = "w: {url: 'http://127.0.0.1/w', max_attempts: 1000, max_wait: 1 ms, concurrency: 2}"
-        self.outgoing = Outgoing(self.folder, [line], patience=Patience(silent=0.0, first_pause=0.001))
+        line = "w: {url: 'http://127.0.0.1/w', max_attempts: 1000, max_wait: 100 ms, concurrency: 2}"
+        self.outgoing = Outgoing(self.folder, [line], patience=Patience(silent=0.1, first_pause=0.001))
+        # Time for every user to be the probe of a breaker that is open, however many fail.
+        self.pauses = Pace.FIRST_PAUSE, Pace.LONGEST_PAUSE
+        Pace.FIRST_PAUSE, Pace.LONGEST_PAUSE = 0.001, 0.002
         self.members: set[str] = set()
         self.synced: set[str] = set()
         self.told: dict[str, bool] = {}
@@ -41,6 +45,7 @@ class Workflow(RuleBasedStateMachine):
         self.dead: dict[str, bool] = {}
 
     def teardown(self) -> None:
+        Pace.FIRST_PAUSE, Pace.LONGEST_PAUSE = self.pauses
         shutil.rmtree(self.folder)
 
     @rule(members=st.sets(st.sampled_from(USERS)))
@@ -116,10 +121,11 @@ class Workflow(RuleBasedStateMachine):
 
 
 Workflow.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 class TestWorkflow(Workflow.TestCase):  # type: ignore[name-defined]
     pass
