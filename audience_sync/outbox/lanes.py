@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
 
-from audience_sync.state.tables import lanes, leftovers, outbox, senders
+from audience_sync.state.tables import lanes, leftovers, outbox, senders, workflows
 
 COUNT = {"sqlite": 1, "postgresql": 8}
 LEASE_SECONDS = 20.0
@@ -65,6 +65,8 @@ def _session(activity: sa.TableClause) -> ColumnElement[str]:
 
 def renew(connection: Connection, workflow_id: int, sender: str, now: datetime) -> Held:
     """Renew this sender's leases and take a fair share of the lanes that are free; in the caller's transaction."""
+    # In turn: two that start at once would not see each other, and each take the other's lanes for nobody's.
+    connection.execute(sa.select(workflows.c.id).where(workflows.c.id == workflow_id).with_for_update())
     until = now + timedelta(seconds=LEASE_SECONDS)
     mine = sa.and_(senders.c.workflow_id == workflow_id, senders.c.name == sender)
     if not connection.execute(sa.update(senders).where(mine).values(seen_until=until)).rowcount:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +16,11 @@ from unittest import mock
 
 from audience_sync.cli import main
 from audience_sync.receiver import Receiver
+
+
+def _heed_ctrl_c() -> None:
+    """Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -85,4 +91,5 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment(),
+            preexec_fn=_heed_ctrl_c,
         )
