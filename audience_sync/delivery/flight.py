@@ -110,7 +110,6 @@ class Lane:
     """One lane that this sender holds the lease of."""
 
     number: int
-    cursor: int = 0
     read_to: int = 0
     """Up to where deliveries were read."""
     end: int = -1

@@ -228,7 +228,7 @@ class Sender:
             (cursor, end, superseded), self.chained, self.merging = found
             lane.reading = False
             lane.failed_users.clear()
-            lane.cursor = lane.read_to = cursor
+            lane.read_to = cursor
             lane.end = end
             self.tally.superseded.update(superseded)
             self.on_progress(sum(superseded.values()))
