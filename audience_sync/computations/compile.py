@@ -53,13 +53,32 @@ class Computation:
     """The user ids of an earlier rule at this instant."""
     follower: Any = None
     """An `incremental.Follower`, where the audience can be followed by its events."""
+    shared: Computation | None = None
+    """The same, reading what several computations of its job read from tables that must be filled before."""
+    reads: Sequence[Any] = ()
+    """Of a `shared` one: each `sharing.SharedSet` that it needs, after those that it needs itself."""
 
 
 class Compiler:
-    """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names."""
+    """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names.
 
-    def __init__(self, config: Config, catalog: Catalog, as_of: datetime, prefix: str = "set") -> None:
+    `shared` are tables, by the key of the audience that each holds: what names such an audience reads the table.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        as_of: datetime,
+        prefix: str = "set",
+        shared: Mapping[str, sa.Table] | None = None,
+    ) -> None:
         self.config = config
+        self.shared = shared or {}
+        self.read: set[str] = set()
+        """Keys of the shared audiences that were named."""
+        self.holds_sql = False
+        """Whether a user's own SQL is in what was compiled."""
         self.prefix = prefix
         self.catalog = catalog
         self.as_of = as_of
@@ -68,7 +87,7 @@ class Compiler:
         self.counting = False
         self.where = ""
         self._names = 0
-        self._shared: dict[str, sa.CTE] = {}
+        self._once: dict[str, sa.CTE] = {}
 
     def audience(self, audience: Audience, *, count: bool) -> Ids:
         outer = self.counting, self.where
@@ -242,15 +261,18 @@ class Compiler:
         """Another audience at the same T: one common table expression, however often it is named."""
         other = self.config.audience(name)
         assert other is not None, "checked when jobs.yaml was read"
-        if other.key not in self._shared:
-            self._shared[other.key] = self.named(self.audience(other, count=False))
-        return sa.select(self._shared[other.key].c.user_id)
+        if other.key in self.shared:
+            self.read.add(other.key)
+            return sa.select(self.shared[other.key].c.user_id)
+        if other.key not in self._once:
+            self._once[other.key] = self.named(self.audience(other, count=False))
+        return sa.select(self._once[other.key].c.user_id)
 
     def everyone(self) -> Ids:
         """Everyone known: all of `people`, or, without it, all who did anything up to T."""
-        if "" not in self._shared:
-            self._shared[""] = self.named(self._everyone())
-        return sa.select(self._shared[""].c.user_id)
+        if "" not in self._once:
+            self._once[""] = self.named(self._everyone())
+        return sa.select(self._once[""].c.user_id)
 
     def _everyone(self) -> Ids:
         people = self.config.people
@@ -322,6 +344,7 @@ class Compiler:
 
     def sql(self, text: str, columns: list[str]) -> Any:
         """A user's own SELECT as a subquery. `:as_of` in it is T; every other colon is left as it stands."""
+        self.holds_sql = True
         body = text.strip().rstrip(";").strip()
         escaped = re.sub(r"::|:(?!as_of\b)", lambda colons: colons[0].replace(":", r"\:"), body)
         clause = sa.text(escaped + "\n")
@@ -331,6 +354,12 @@ class Compiler:
                 value = self.as_of.strftime("%Y-%m-%d %H:%M:%S")
             clause = clause.bindparams(as_of=value)
         return clause.columns(*[sa.column(name) for name in columns]).subquery("given")
+
+
+def without_values(ids: Ids) -> Select[Any]:
+    """An audience's ids as `Computation.rows` has them."""
+    members, null = ids.subquery(), sa.cast(sa.null(), sa.Text)
+    return sa.select(members.c.user_id, null.label("value"), null.label("other"))
 
 
 def _needs_one(rule: Did) -> bool:

@@ -5,30 +5,42 @@ Where source and state are read through one connection, its transaction is that 
 PostgreSQL, any transaction on SQLite); where they are apart, the source's is (REPEATABLE READ on PostgreSQL and
 MySQL, any transaction on SQLite and DuckDB). It ends before anything is recorded. After a query that failed or a
 connection that broke, the computations that are left are read at a later instant.
+
+What several computations read is computed once, by the first that needs it, into temporary tables of the connection
+that reads the source (`snapshot.shared`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.computations import Computation, SharedSet, shared_sets
 from audience_sync.database import told, writing_temporary
+from audience_sync.errors import AudienceSyncError, DatabaseError
 from audience_sync.snapshot.databases import Databases
+from audience_sync.snapshot.shared import fill, made_beside
 from audience_sync.snapshot.stage import analyze, empty
 
 
 class Instant:
     """Enter it with the state's connection, then read each computation inside `reading()`."""
 
-    def __init__(self, state: Connection, databases: Databases, *temporary: sa.Table) -> None:
+    def __init__(
+        self, state: Connection, databases: Databases, compiled: Sequence[Computation], *temporary: sa.Table
+    ) -> None:
         self.state = state
         self.databases = databases
-        self.temporary = temporary
+        self._shared = [one.table for one in shared_sets(compiled)]
+        self.temporary = (*temporary, *self._shared) if databases.together else temporary
         self._source: Connection | None = None
+        self._shares = databases.together
+        self._filled: set[str] = set()
+        self._failed: dict[str, AudienceSyncError] = {}
 
     def __enter__(self) -> Self:
         if self.state.in_transaction():
@@ -69,10 +81,39 @@ class Instant:
             if self._source is None:
                 with told("source", self.databases.source_url):
                     self._source = self.databases.source.connect()
+                    self._shares = made_beside(self._source, self._shared)
             try:
                 yield self._source
             except BaseException:
                 broken, self._source = self._source, None
+                self._filled.clear()
                 broken.invalidate()  # it may stand in the middle of its rows
                 broken.close()
                 raise
+
+    def shared(self, computation: Computation) -> Computation:
+        """The computation with what it shares with others filled; as it stands where the source does not let it be."""
+        if computation.shared is None:
+            return computation
+        for one in computation.shared.reads:
+            try:
+                if not self._is_filled(one):
+                    return computation
+            except AudienceSyncError as error:
+                self._failed[one.key] = error
+                if one.key == computation.key:
+                    raise
+                raise DatabaseError(f"in {one.name}: {error}") from error
+        return computation.shared
+
+    def _is_filled(self, one: SharedSet) -> bool:
+        if one.key in self._failed:
+            raise self._failed[one.key]
+        if one.key not in self._filled:
+            with self.reading() as source:
+                if not self._shares:
+                    return False
+                with told("source", self.databases.source_url):
+                    fill(source or self.state, one)
+            self._filled.add(one.key)
+        return True

@@ -108,8 +108,8 @@ def _told(chunks: Generator[Any, None, None], url: str) -> Generator[Any, None, 
 
 
 def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
-    reader = source.execution_options(stream_results=True, max_row_buffer=CHUNK_ROWS)
-    with reader.execute(rows) as result:
+    streaming = {"stream_results": True, "max_row_buffer": CHUNK_ROWS}
+    with source.execute(rows, execution_options=streaming) as result:
         for chunk in result.partitions(CHUNK_ROWS):
             yield [tuple(row) for row in chunk]
 

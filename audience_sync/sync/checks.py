@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from audience_sync.computations import Computation, compile_computation
+from audience_sync.computations import Computation, compile_computation, share
 from audience_sync.computations.catalog import Catalog
 from audience_sync.config import Audience, Config, Job, Trait
 from audience_sync.config.strict import did_you_mean
@@ -89,6 +89,8 @@ def compile_jobs(
     if problems:
         # Audiences that read the same wrong event all say so; once is enough.
         raise ConfigError(list({str(problem): problem for problem in problems}.values()))
+    for job in jobs:
+        share(config, catalog, job, as_of, compiled[job.key])
     return compiled
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import diff
 from audience_sync.computations import Basis, Computation, Follower
 from audience_sync.config import Config, Job
+from audience_sync.database import told
 from audience_sync.diff import Difference
 from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Instant
@@ -59,19 +60,24 @@ def compare(
     follows = follower is not None and basis is not None and follower.as_of < job.full_every.after(basis.full_as_of)
     url = instant.databases.source_url
     started = time.monotonic()
+    if not follows:
+        computation = instant.shared(computation)
     with instant.reading() as source:
         reader = connection if source is None else source
         # Read first: what arrives from here on is looked at again by the next sync.
-        newest = {
-            table: reader.execute(query).scalar()
-            for table, query in (follower.newest(basis) if follower else {}).items()
-        }
+        counts = computation.skipped
+        if follower is not None and basis is not None and follows:
+            counts = follower.skipped(basis)
+        with told("source", url):
+            newest = {
+                table: reader.execute(query).scalar()
+                for table, query in (follower.newest(basis) if follower else {}).items()
+            }
+            skipped = sum(reader.execute(count).scalar_one() for count in counts)
         missed = 0
         if follower is not None and basis is not None and follows:
-            skipped = sum(reader.execute(count).scalar_one() for count in follower.skipped(basis))
             difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
         else:
-            skipped = sum(reader.execute(count).scalar_one() for count in computation.skipped)
             row_id = None if initial else row.id
             difference = diff.compare(connection, source, computation, row_id, nr, url, may_be_direct=may_be_direct)
             if follower is not None and basis is not None and difference.total:

@@ -78,7 +78,7 @@ def _planned(
 ) -> list[ComputationReport]:
     with connection.begin():
         rows = known(connection, compiled)
-    with Instant(connection, databases, *diff.TEMPORARY) as instant:
+    with Instant(connection, databases, compiled, *diff.TEMPORARY) as instant:
         reports = [
             compare(connection, instant, job, computation, rows.get(computation.key), nr).report
             for nr, computation in enumerate(compiled)

@@ -144,7 +144,7 @@ class _Sync:
         found: list[_Found] = []
         with self.connection.begin():
             rows = known(self.connection, compiled)
-        with Instant(self.connection, self.databases, *diff.TEMPORARY) as instant:
+        with Instant(self.connection, self.databases, compiled, *diff.TEMPORARY) as instant:
             for nr, computation in enumerate(compiled):
                 if self.stop.is_set():
                     errors.append("asked to stop before all was computed; run again to go on")

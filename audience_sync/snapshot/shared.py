@@ -1,0 +1,57 @@
+"""Temporary tables for what several computations read, on the connection that reads the source.
+
+That connection may not write, so that nothing a user's own SQL calls can change anything; temporary tables are
+excepted everywhere, once they are there. Making one is excepted on SQLite and DuckDB only: PostgreSQL's transaction
+becomes one that only reads after they are made, and MariaDB, where they outlive it, has one before for that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.computations import SharedSet
+from audience_sync.database import one_line
+from audience_sync.snapshot.stage import analyze
+
+log = logging.getLogger(__name__)
+
+
+def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
+    """Make the tables on a source's own connection, before its first query; False where it refuses."""
+    if not tables:
+        return False
+    postgresql, mariadb = (source.dialect.name in names for names in (("postgresql",), ("mysql", "mariadb")))
+    try:
+        if postgresql:
+            source.execution_options(postgresql_readonly=False)
+        elif mariadb:
+            source.detach()  # its temporary tables go when it is closed
+            source.exec_driver_sql("SET TRANSACTION READ WRITE")
+        for table in tables:
+            table.create(source)
+        if postgresql:
+            source.exec_driver_sql("SET TRANSACTION READ ONLY")
+        elif mariadb:
+            source.commit()
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        log.debug(
+            "the source has no temporary tables: audiences in `in` are computed where they are named: %s",
+            one_line(error),
+        )
+        source.rollback()
+        if postgresql:
+            source.execution_options(postgresql_readonly=True)
+        return False
+    return True
+
+
+def fill(connection: Connection, one: SharedSet) -> None:
+    ids = one.ids.order_by("user_id") if connection.dialect.name == "sqlite" else one.ids
+    connection.execute(sa.insert(one.table).from_select(["user_id"], ids))
+    analyze(connection, one.table)
