@@ -26,7 +26,8 @@ CHUNK_ROWS = 20_000
 _MISCONFIGURED = re.compile(
     r"password authentication failed|no password supplied|role \".*\" does not exist|database \".*\" does not exist"
     r"|no pg_hba.conf entry|could not translate host name|failed to resolve host|unable to open database file"
-    r"|permission denied for database|access denied for user|unknown database|file is not a database",
+    r"|permission denied for database|access denied for user|unknown database|file is not a database"
+    r"|unauthenticated|SCHEMA_NOT_FOUND",
     re.IGNORECASE,
 )
 
@@ -104,13 +105,22 @@ def _mysql_source(url: str) -> Engine:
     return engine
 
 
-_EXTRAS = {"duckdb": "duckdb", "mysql": "mysql", "mariadb": "mysql"}
+sa.dialects.registry.register("spark", "audience_sync.spark.dialect", "SparkDialect")
+
+
+def _spark_source(url: str) -> Engine:
+    """Spark has no transactions to be read-only: it is the account of the URL that must not be able to write."""
+    return sa.create_engine(url, poolclass=sa.pool.NullPool)
+
+
+_EXTRAS = {"duckdb": "duckdb", "mysql": "mysql", "mariadb": "mysql", "spark": "spark"}
 _OPENERS = {
     "sqlite": _sqlite_source,
     "postgresql": _postgresql_source,
     "duckdb": _duckdb_source,
     "mysql": _mysql_source,
     "mariadb": _mysql_source,
+    "spark": _spark_source,
 }
 
 
@@ -227,7 +237,7 @@ def told(role: str, url: str) -> Iterator[None]:
         yield
     except AudienceSyncError:
         raise
-    except (ModuleNotFoundError, sa.exc.NoSuchModuleError) as error:
+    except (ImportError, sa.exc.NoSuchModuleError) as error:
         backend = make_url(url).get_backend_name()
         extra = _EXTRAS.get(backend)
         raise ConfigError(

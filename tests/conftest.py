@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from support import mariadb as mariadb_server
 from support import shop
+from support import spark as spark_server
 from support.postgres import serve
 from support.project import Project
 
@@ -46,6 +47,12 @@ def new_database(postgres: str) -> NewDatabase:
 def mariadb() -> Iterator[str]:
     """The URL of a MariaDB server, where the system has one."""
     yield from mariadb_server.serve()
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[str]:
+    """The URL of an Apache Spark of three processes, where pyspark is installed and the system has Java."""
+    yield from spark_server.serve()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def equals_text(column: ColumnElement[Any], value: str, dialect: str) -> ColumnE
     if not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum):
         return text_of(column, dialect) == operand
     plain = column == operand
-    if dialect in ("postgresql", "duckdb"):
+    if dialect in ("postgresql", "duckdb", "spark"):
         return plain  # which compare texts to the letter, in whatever order they sort them
     return sa.and_(plain, text_of(column, dialect) == operand)
 

@@ -25,7 +25,7 @@ COLLATIONS = {"sqlite": "BINARY", "postgresql": "C", "mysql": "utf8mb4_0900_bin"
 def text_of(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     """A value as text that is compared to the letter, whatever the column's own collation."""
     text = plain_text(column, dialect)
-    return text if dialect == "duckdb" else sa.collate(text, COLLATIONS[dialect])
+    return text if dialect in ("duckdb", "spark") else sa.collate(text, COLLATIONS[dialect])
 
 
 def plain_text(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:

@@ -33,6 +33,7 @@ SOURCES = {
     "duckdb": "duckdb",
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
+    "spark": "spark",
 }
 """The databases a source may be, each with the driver that a bare name stands for."""
 STATES = {name: SOURCES[name] for name in ("sqlite", "postgresql")}

@@ -10,7 +10,7 @@ import audience_sync
 
 ORDER = (
     *("errors", "clock", "redact", "logs"),
-    *("database", "state", "config", "computations", "snapshot", "diff", "outbox", "delivery"),
+    *("spark", "database", "state", "config", "computations", "snapshot", "diff", "outbox", "delivery"),
     *("relay", "receiver", "sample_shop"),
     *(
         "sync",

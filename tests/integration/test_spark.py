@@ -1,0 +1,107 @@
+"""A Spark cluster as a source: syncs end to end, and what is said when it cannot be read."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from support.project import Project
+
+from audience_sync.database import open_source, told
+from audience_sync.errors import ConfigError, DatabaseError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+METADATA = sa.MetaData()
+KINDS = sa.Table(
+    "kinds",
+    METADATA,
+    sa.Column("id", sa.Text),
+    sa.Column("at", sa.DateTime),
+    sa.Column("zoned", sa.DateTime(timezone=True)),
+    sa.Column("day", sa.Date),
+    sa.Column("exact", sa.Numeric(10, 2)),
+    sa.Column("yes", sa.Boolean),
+    sa.Column("real", sa.Double),
+    sa.Column("whole", sa.BigInteger),
+)
+NOON = datetime(2024, 2, 29, 12, 0, 0, 456789)
+ROW = ("a'\\b`:x\n名", NOON, NOON.replace(tzinfo=UTC), date(2024, 2, 29), Decimal("12.50"), True, 0.1, 2**40)
+
+
+@pytest.fixture(scope="module")
+def engine(spark: str) -> sa.Engine:
+    engine = open_source(spark)
+    METADATA.create_all(engine)
+    names = [column.name for column in KINDS.columns]
+    with engine.begin() as connection:
+        rows = [dict(zip(names, ROW, strict=True)), dict.fromkeys(names)]
+        connection.execute(sa.insert(KINDS).values(rows))
+    return engine
+
+
+def test_values_of_every_type_come_back_as_they_went(engine: sa.Engine) -> None:
+    found = sa.Table("kinds", sa.MetaData(), autoload_with=engine)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(found).order_by(found.c.id.desc())).all()
+        assert [tuple(row) for row in rows] == [ROW, (None,) * len(ROW)]
+        for column, value in zip(found.columns, ROW, strict=True):
+            assert connection.scalar(sa.select(found.c.id).where(column == value)) == ROW[0], column
+    assert [type(column.type) for column in found.columns] == [type(column.type) for column in KINDS.columns]
+
+
+def test_rows_come_in_parts_and_the_rest_may_be_left(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        result = connection.exec_driver_sql("SELECT id FROM range(200000)")
+        assert len(result.fetchmany(1000)) == 1000
+        result.close()
+        assert connection.exec_driver_sql("SELECT count(*) FROM range(7)").scalar_one() == 7
+
+
+def test_what_is_wrong_is_said_in_one_line(engine: sa.Engine, spark: str) -> None:
+    assert not sa.inspect(engine).has_table("nope")
+    with engine.connect() as connection:
+        with (
+            pytest.raises(DatabaseError, match=r"source: spark://.*`nope` cannot be resolved") as failed,
+            told("source", spark),
+        ):
+            connection.exec_driver_sql("SELECT nope FROM kinds").all()
+        assert "\n" not in str(failed.value)
+    with pytest.raises(DatabaseError, match="no Spark Connect server answers"), told("source", "spark://127.0.0.1:1"):
+        open_source("spark://127.0.0.1:1").connect()
+    elsewhere = sa.make_url(spark).set(database="nowhere").render_as_string(hide_password=False)
+    with pytest.raises(ConfigError, match="SCHEMA_NOT_FOUND"), told("source", elsewhere):
+        open_source(elsewhere).connect()
+
+
+def test_syncs_end_to_end(engine: sa.Engine, spark: str, project: Project, tmp_path: Path) -> None:
+    orders = sa.Table("orders", sa.MetaData(), sa.Column("customer", sa.Text), sa.Column("on", sa.Date))
+    orders.create(engine)
+    bought = [("ann", date(2026, 1, 20)), ("bob", date(2026, 1, 2)), ("", date(2026, 1, 20)), (None, date(2026, 1, 20))]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(orders).values([{"customer": who, "on": on} for who, on in bought]))
+    project.write(
+        f"""\
+version: 1
+source: {spark}
+events: {{Order Completed: {{table: orders, user_id: customer, at: "on"}}}}
+workflows: {{crm: {{url: {project.url}/crm, shared_secret: s3cret}}}}
+jobs:
+  - name: J
+    audiences:
+      - {{name: Lately, who: {{did: Order Completed, within: 7 days}}}}
+      - {{name: By SQL, sql: "select customer as user_id from orders where `on` < '2026-01-10'"}}
+      - {{name: By table, table: {{name: orders, user_id: customer}}}}
+"""
+    )
+    ran = project.quick("run", "--json", "--as-of", "2026-01-22")
+    assert ran.code == 0, ran.err
+    computed = {one["key"]: (one["size"], one["skipped_ids"]) for one in ran.json["jobs"][0]["computations"]}
+    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2)}
+    again = project.quick("run", "--json", "--as-of", "2026-01-28", "--allow-large-change")
+    assert again.code == 0, again.err
+    lately = again.json["jobs"][0]["computations"][0]
+    assert (lately["entered"], lately["exited"], lately["size"]) == (0, 1, 0)
