@@ -18,13 +18,16 @@ from audience_sync.config import Config
 from audience_sync.config.strict import did_you_mean
 from audience_sync.database import CHUNK_ROWS, told, writing
 from audience_sync.delivery import Progress, WorkflowReport, deliver
-from audience_sync.errors import ConfigError
-from audience_sync.outbox.backfill import begin, finish, left, unfinished, write_chunk
+from audience_sync.errors import ConfigError, DatabaseError
+from audience_sync.outbox.backfill import Page, begin, finish, kept_at, left, place, unfinished, write_chunk
 from audience_sync.snapshot import Databases
 from audience_sync.state.locks import try_lock
 from audience_sync.state.tables import backfills, computations, routes, syncs
 from audience_sync.sync.checks import prepare
+from audience_sync.warehouse import count_members, stage_members, warehouse_of
 
+PAGE_ROWS = 500_000
+"""Members fetched at once from a warehouse that keeps the snapshots: it reads its table once for each page."""
 JOB = "backfill"
 """The job under which history shows it."""
 
@@ -132,7 +135,7 @@ def backfill(
                     raise ConfigError(f"another backfill of {name} is running", "wait for it, or end it")
             report = BackfillReport(pairs)
             sync_id = _begin(connection, pairs, include_exited)
-            _announce(connection, pairs, limit, progress)
+            _announce(connection, databases, pairs, limit, progress)
             slowed = _slowed(config, rate)
             through = _Through(progress) if progress is not None else None
             for pair in pairs:
@@ -164,12 +167,17 @@ def _send(
 
     What an earlier run wrote and did not deliver goes out with the first chunk, even an empty one.
     """
+    page: Page | None = None
     while not stop.is_set():
         rows = chunk_rows if limit is None else min(chunk_rows, limit - pair.written)
         if rows <= 0:
             return
         with writing(connection):
-            wrote = write_chunk(connection, pair.backfill_id, rows)
+            wrote = write_chunk(connection, pair.backfill_id, rows, page)
+        if wrote is None or (page is not None and wrote.rows < rows and not wrote.is_last):
+            page = _next_page(connection, databases, pair)
+        if wrote is None:
+            continue
         pair.written += wrote.rows
         (found,) = deliver(
             config,
@@ -189,6 +197,22 @@ def _send(
             pair.finished = True
             return
     report.stopped = "stopped before all was sent"
+
+
+def _next_page(connection: Connection, databases: Databases, pair: Pair) -> Page | None:
+    """The next members of a snapshot that the source keeps; None where it keeps none, or all are written."""
+    with connection.begin():
+        snapshot = kept_at(connection, pair.computation_id)
+        at = place(connection, pair.backfill_id)
+        warehouse = warehouse_of(connection, databases)
+    if snapshot is None or at.at_exited:
+        return None
+    if warehouse is None:
+        raise DatabaseError(f"{pair.key}: its members are in the warehouse: run a sync first, it brings them home")
+    table = stage_members(connection, warehouse, snapshot, after=at.after_user, limit=PAGE_ROWS)
+    with connection.begin():
+        rows = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+    return Page(table, snapshot, is_last=rows < PAGE_ROWS)
 
 
 def _note(report: BackfillReport, pair: Pair, found: WorkflowReport) -> None:
@@ -258,13 +282,24 @@ def _begin(connection: Connection, pairs: Sequence[Pair], include_exited: bool) 
     return sync_id
 
 
-def _announce(connection: Connection, pairs: Sequence[Pair], limit: int | None, progress: Progress | None) -> None:
+def _announce(
+    connection: Connection,
+    databases: Databases,
+    pairs: Sequence[Pair],
+    limit: int | None,
+    progress: Progress | None,
+) -> None:
     if progress is None:
         return
     totals: dict[str, int] = {}
     with connection.begin():
+        warehouse = warehouse_of(connection, databases)
+
+        def members(snapshot: str, after: str | None) -> int:
+            return count_members(warehouse, snapshot, after) if warehouse is not None else 0
+
         for pair in pairs:
-            users = left(connection, pair.backfill_id)
+            users = left(connection, pair.backfill_id, members)
             totals[pair.workflow] = totals.get(pair.workflow, 0) + (users if limit is None else min(users, limit))
     for workflow, total in totals.items():
         progress.start(workflow, total)

@@ -40,8 +40,9 @@ def sqlite_path(url: str) -> Path:
     return Path(make_url(url).database or "")
 
 
-def open_source(url: str) -> Engine:
-    """An engine that cannot write: a file is opened read-only, a server's transactions are read-only.
+def open_source(url: str, *, keeps_snapshots: bool = False) -> Engine:
+    """An engine that cannot write: a file is opened read-only, a server's transactions are read-only. But for a
+    warehouse that is about to keep snapshots, in tables of their own.
 
     A server's transactions see one instant (REPEATABLE READ), and so do SQLite's and DuckDB's by their nature.
     """
@@ -49,7 +50,10 @@ def open_source(url: str) -> Engine:
         backend = make_url(url).get_backend_name()
         if backend in IN_FILES and not (path := sqlite_path(url)).exists():
             raise ConfigError(f"source: there is no file {path.name}", "give source: the path of an existing database")
-        return _OPENERS[backend](url)
+        engine = (_WAREHOUSES if keeps_snapshots else _OPENERS)[backend](url)
+        # INSERT … WITH … SELECT, which all of them read; not all read WITH … INSERT.
+        engine.dialect.cte_follows_insert = True
+        return engine
 
 
 def _sqlite_source(url: str) -> Engine:
@@ -77,8 +81,20 @@ def _postgresql_source(url: str) -> Engine:
     return _postgresql(url).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
+def _postgresql_warehouse(url: str) -> Engine:
+    return _postgresql(url).execution_options(isolation_level="REPEATABLE READ")
+
+
 def _duckdb_source(url: str) -> Engine:
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"read_only": True})
+    return _duckdb(url, read_only=True)
+
+
+def _duckdb_warehouse(url: str) -> Engine:
+    return _duckdb(url, read_only=False)
+
+
+def _duckdb(url: str, *, read_only: bool) -> Engine:
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"read_only": read_only})
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -122,6 +138,7 @@ _OPENERS = {
     "mariadb": _mysql_source,
     "spark": _spark_source,
 }
+_WAREHOUSES = {"duckdb": _duckdb_warehouse, "postgresql": _postgresql_warehouse}
 
 
 def open_state(url: str, attach: str | None = None) -> Engine:

@@ -16,12 +16,15 @@ from audience_sync.clock import text, utcnow
 from audience_sync.config import Config
 from audience_sync.database import told, writing
 from audience_sync.delivery import Progress, deliver
+from audience_sync.errors import AudienceSyncError, DatabaseError
 from audience_sync.outbox.forget import JOB, computation, erase, write_delete
 from audience_sync.snapshot import Databases
+from audience_sync.state.locks import try_lock
 from audience_sync.state.schema import state_id
 from audience_sync.state.suppression import hash_of, salt, suppress, suppressed_among, unsuppress
-from audience_sync.state.tables import lanes, leftovers, syncs
+from audience_sync.state.tables import computations, lanes, leftovers, syncs
 from audience_sync.sync.checks import prepare
+from audience_sync.warehouse import cleanse, holding_forgotten, memberships, warehouse_of
 
 AT_ONCE = 500
 """Users a transaction; each is forgotten whole in one."""
@@ -56,10 +59,14 @@ class Forgotten:
 class ForgetReport:
     at: str
     users: list[Forgotten]
+    still_in: dict[str, str] = field(default_factory=dict)
+    """Why the warehouse's last snapshots of these keys hold them yet. The next sync writes new ones, without them."""
 
     @property
     def is_done(self) -> bool:
-        return all(status == "acknowledged" for user in self.users for _, status in user.calls.values())
+        return not self.still_in and all(
+            status == "acknowledged" for user in self.users for _, status in user.calls.values()
+        )
 
     def count(self, workflow: str, status: str) -> int:
         return sum(user.calls[workflow][1] == status for user in self.users)
@@ -69,7 +76,12 @@ class ForgetReport:
         return list(self.users[0].calls) if self.users else []
 
     def as_json(self) -> dict[str, Any]:
-        return {"forgotten_at": self.at, "done": self.is_done, "users": [user.as_json() for user in self.users]}
+        return {
+            "forgotten_at": self.at,
+            "done": self.is_done,
+            "still_in": self.still_in,
+            "users": [user.as_json() for user in self.users],
+        }
 
 
 def forget(
@@ -85,7 +97,7 @@ def forget(
     `delivering` goes to `delivery.deliver`.
     """
     ids = list(dict.fromkeys(user_ids))
-    databases = Databases.open(config.source, config.state)
+    databases = Databases.open(config.source, config.state, writing=True)
     try:
         prepare(config, databases)
         with told("state", config.state), databases.state.connect() as connection:
@@ -99,10 +111,12 @@ def forget(
                 ).one()
             found: list[Forgotten] = []
             for at in range(0, len(ids), AT_ONCE):
+                chunk = ids[at : at + AT_ONCE]
+                away = _memberships(connection, databases, chunk)
                 with writing(connection):
-                    found += _forget(connection, ids[at : at + AT_ONCE], sync.id, list(workflow_ids.values()))
+                    found += _forget(connection, chunk, sync.id, list(workflow_ids.values()), away)
             deliver(config, databases, workflow_ids, progress=progress, stopping=stopping, **delivering)
-            report = ForgetReport(str(text(now)), found)
+            report = ForgetReport(str(text(now)), found, _cleanse(connection, config, databases, sync.token))
             with connection.begin():
                 identity = state_id(connection)
                 for name, workflow_id in workflow_ids.items():
@@ -119,7 +133,11 @@ def forget(
 
 
 def _forget(
-    connection: Connection, user_ids: Sequence[str], sync_id: int, workflow_ids: Sequence[int]
+    connection: Connection,
+    user_ids: Sequence[str],
+    sync_id: int,
+    workflow_ids: Sequence[int],
+    away: Sequence[tuple[str, str, Any]],
 ) -> list[Forgotten]:
     """These users, and the ids that the relay has linked to them."""
     computation_id = computation(connection, workflow_ids)
@@ -127,7 +145,12 @@ def _forget(
     linked = relay.forget(connection, user_ids)
     user_ids = [*user_ids, *sorted(linked - set(user_ids))]
     erased = erase(connection, user_ids)
+    for user_id, key, _ in away:
+        erased[user_id]["in"].append(key)
+        erased[user_id]["memberships"] += 1
     suppress(connection, user_ids, utcnow())
+    kept = computations.c.snapshot.is_not(None)
+    connection.execute(sa.update(computations).where(kept).values(holds_forgotten=True))
     return [
         Forgotten(
             user_id,
@@ -137,6 +160,38 @@ def _forget(
         )
         for user_id in user_ids
     ]
+
+
+def _memberships(connection: Connection, databases: Databases, user_ids: Sequence[str]) -> list[tuple[str, str, Any]]:
+    """What these users are in by the warehouse's snapshots; nothing where it can't be asked: it is but told."""
+    with connection.begin():
+        rows = connection.execute(sa.select(computations).where(computations.c.snapshot.is_not(None))).all()
+        try:
+            warehouse = warehouse_of(connection, databases, rows)
+            return memberships(warehouse, {row.key: row.snapshot for row in rows}, user_ids) if warehouse else []
+        except AudienceSyncError:
+            return []
+
+
+def _cleanse(connection: Connection, config: Config, databases: Databases, token: str) -> dict[str, str]:
+    """Take them out of the warehouse's snapshots; returns, by key, why that could not be done now."""
+    with connection.begin():
+        rows = holding_forgotten(connection)
+    still_in: dict[str, str] = {}
+    for job in dict.fromkeys(row.job for row in rows):
+        try:
+            with connection.begin():
+                warehouse = warehouse_of(connection, databases, rows)
+            assert warehouse is not None
+            with try_lock(databases.state, config.state, f"job {job}") as is_ours:
+                if is_ours:
+                    cleanse(connection, warehouse, token, job)
+                    continue
+                why = "a sync of its job is running, and takes them out when it ends"
+        except AudienceSyncError as error:
+            why = str(error)
+        still_in |= {row.key: why for row in rows if row.job == job}
+    return still_in
 
 
 def _statuses(connection: Connection, workflow_id: int, users: Sequence[Forgotten]) -> list[str]:
@@ -163,13 +218,38 @@ def _statuses(connection: Connection, workflow_id: int, users: Sequence[Forgotte
 
 
 def unforget(config: Config, user_ids: Sequence[str]) -> list[str]:
-    """Lift the suppression: the next sync treats them as anyone. Returns those who were forgotten."""
-    databases = Databases.open(config.source, config.state)
+    """Lift the suppression: the next sync treats them as anyone. Returns those who were forgotten.
+
+    DatabaseError, and nothing is lifted, where a warehouse's snapshot holds users who were forgotten and can't be rid
+    of them now: to the next sync they would look as if they had been told.
+    """
+    databases = Databases.open(config.source, config.state, writing=True)
     try:
         prepare(config, databases)
-        with told("state", config.state), databases.state.connect() as connection, writing(connection):
-            forgotten = suppressed_among(connection, user_ids)
-            unsuppress(connection, user_ids)
+        with told("state", config.state), databases.state.connect() as connection:
+            with connection.begin():
+                held = holding_forgotten(connection)
+            if held:
+                _cleanse_first(connection, config, databases)
+            with writing(connection):
+                forgotten = suppressed_among(connection, user_ids)
+                unsuppress(connection, user_ids)
         return [user_id for user_id in dict.fromkeys(user_ids) if user_id in forgotten]
     finally:
         databases.dispose()
+
+
+def _cleanse_first(connection: Connection, config: Config, databases: Databases) -> None:
+    now, token = utcnow(), secrets.token_hex(8)
+    row = {"token": token, "job": JOB, "as_of": now, "started_at": now, "status": "running"}
+    with writing(connection):
+        connection.execute(sa.insert(syncs).values(row))
+    still_in = _cleanse(connection, config, databases, token)
+    with writing(connection):
+        ended = {"finished_at": utcnow(), "status": "failed" if still_in else "succeeded"}
+        connection.execute(sa.update(syncs).where(syncs.c.token == token).values(ended))
+    if still_in:
+        key, why = next(iter(still_in.items()))
+        raise DatabaseError(
+            f"the last snapshot of {key} still holds users who were forgotten ({why}); nothing was done"
+        )

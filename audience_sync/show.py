@@ -9,8 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.clock import text
+from audience_sync.config import Config
+from audience_sync.errors import AudienceSyncError
 from audience_sync.outbox.dead_letters import DISCARDED, tries
 from audience_sync.outbox.workflows import message_prefix
+from audience_sync.snapshot import Databases
 from audience_sync.state.schema import state_id
 from audience_sync.state.suppression import suppressed_among
 from audience_sync.state.tables import (
@@ -25,14 +28,26 @@ from audience_sync.state.tables import (
     syncs,
     workflows,
 )
+from audience_sync.warehouse import memberships, warehouse_of
 
 
-def what_is_known(connection: Connection, user_id: str) -> dict[str, Any]:
-    """One document on a user, as far back as `retention:` keeps deliveries."""
+def what_is_known(connection: Connection, user_id: str, config: Config) -> dict[str, Any]:
+    """One document on a user, as far back as `retention:` keeps deliveries.
+
+    `unknown` says why a warehouse that keeps the snapshots could not be asked; else it is None.
+    """
+    forgotten = bool(suppressed_among(connection, [user_id]))
+    now, unknown = _now(connection, user_id), None
+    if not forgotten:
+        try:
+            now += _in_warehouse(connection, user_id, config)
+        except AudienceSyncError as error:
+            unknown = str(error)
     return {
         "user_id": user_id,
-        "forgotten": bool(suppressed_among(connection, [user_id])),
-        "now": _now(connection, user_id),
+        "forgotten": forgotten,
+        "now": sorted(now, key=lambda item: str(item["key"])),
+        "unknown": unknown,
         "told": _told(connection, user_id),
     }
 
@@ -43,17 +58,30 @@ def _now(connection: Connection, user_id: str) -> list[dict[str, Any]]:
         sa.select(computations.c.key, computations.c.name, computations.c["class"], synced.c.value)
         .join(synced, synced.c.computation_id == computations.c.id)
         .where(synced.c.user_id == user_id)
-        .order_by(computations.c.key)
     )
-    return [
-        {
-            "key": row.key,
-            "name": row.name,
-            "class": row._mapping["class"],
-            "value": True if row.value is None else json.loads(row.value),
-        }
-        for row in connection.execute(query)
-    ]
+    return [_item(row, row.value) for row in connection.execute(query)]
+
+
+def _in_warehouse(connection: Connection, user_id: str, config: Config) -> list[dict[str, Any]]:
+    """The same of those whose snapshots the source keeps."""
+    rows = {
+        row.key: row for row in connection.execute(sa.select(computations).where(computations.c.snapshot.is_not(None)))
+    }
+    if not rows:
+        return []
+    databases = Databases.open(config.source, config.state)
+    try:
+        warehouse = warehouse_of(connection, databases, rows.values())
+        assert warehouse is not None
+        found = memberships(warehouse, {key: row.snapshot for key, row in rows.items()}, [user_id])
+    finally:
+        databases.dispose()
+    return [_item(rows[key], value) for _, key, value in found]
+
+
+def _item(row: Any, value: str | None) -> dict[str, Any]:
+    told = True if value is None else json.loads(value)
+    return {"key": row.key, "name": row.name, "class": row._mapping["class"], "value": told}
 
 
 def _told(connection: Connection, user_id: str) -> list[dict[str, Any]]:

@@ -66,6 +66,8 @@ def _show(report: ForgetReport, console: Console) -> None:
             console.print(f"    → {escape(workflow)}  [{colour}]{status}[/]  {message}")
     if len(report.users) > SHOWN:
         console.print(f"  … and {len(report.users) - SHOWN:,} more; --json lists all")
+    for key, why in report.still_in.items():
+        console.print(f"[yellow]{escape(key)}: the warehouse's last snapshot holds them yet[/]: {escape(why)}")
     for workflow in report.workflows:
         waiting, dead = report.count(workflow, "pending"), report.count(workflow, "dead")
         if waiting:

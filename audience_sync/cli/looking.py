@@ -29,7 +29,7 @@ def looking(config: Config) -> Iterator[tuple[Catalog, Connection]]:
     """The source's tables, and a connection that cannot write."""
     databases = open_databases(config)
     try:
-        with told("source", config.source), databases.source.connect() as connection:
+        with told("source", config.source.url), databases.source.connect() as connection:
             yield Catalog(databases.source), connection
     finally:
         databases.dispose()

@@ -37,9 +37,9 @@ def command(config: Path, user_id: str, as_json: bool) -> None:
     """
     loaded = load_config(config)
     with reading(loaded.state) as connection:
-        found = {"user_id": user_id, "forgotten": False, "now": [], "told": []}
+        found = {"user_id": user_id, "forgotten": False, "now": [], "unknown": None, "told": []}
         if connection is not None:
-            found = what_is_known(connection, user_id)
+            found = what_is_known(connection, user_id, loaded)
     if as_json:
         print_json(found)
         return
@@ -51,7 +51,9 @@ def _show(found: dict[str, Any], kept: str, console: Console) -> None:
     for item in found["now"]:
         value = "" if item["value"] is True else f" = {json.dumps(item['value'], ensure_ascii=False)}"
         console.print(f"  in [cyan]{escape(item['key'])}[/]{escape(value)}")
-    if not found["now"]:
+    if found["unknown"]:
+        console.print(f"  [red]what they are in is not known now[/]: {escape(found['unknown'])}")
+    elif not found["now"]:
         console.print("  in no audience, by the last sync")
     if not found["told"]:
         console.print(f"  Nothing was told about them within {kept} (retention: deliveries:).")

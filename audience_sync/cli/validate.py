@@ -60,7 +60,7 @@ def command(config: Path, connect: bool, check: bool, as_json: bool) -> None:
         console.print()
     for found in unseen:
         console.print(f"[yellow]warning[/] {escape(_warning(found))}")
-    console.print(f"\nsource {escape(database_address(loaded.source))}", style="dim")
+    console.print(f"\nsource {escape(database_address(loaded.source.url))}", style="dim")
     console.print(f"state  {escape(database_address(loaded.state))}", style="dim")
     console.print(
         f"[green]✓[/] {escape(str(config))} is right" + (", and the databases have all it names" if connect else "")
@@ -98,7 +98,7 @@ def _connect(config: Config, now: datetime) -> list[Unseen]:
     databases = Databases.open(config.source, config.state)
     try:
         compile_jobs(config, databases, config.jobs, now)
-        with told("source", config.source), databases.source.connect() as connection:
+        with told("source", config.source.url), databases.source.connect() as connection:
             unseen = unseen_events(config, Catalog(databases.source), connection)
     finally:
         databases.dispose()

@@ -283,7 +283,7 @@ def _fingerprint(config: Config, audience: Audience, names: set[str], followed: 
     columns = {one.table: [f"{column.name} {column.type!r}" for column in one.found.table.c] for one in followed}
     said = [
         __version__,
-        config.source,
+        config.source.url,
         fingerprint(config, audience),
         {name: config.events[name].model_dump(mode="json") for name in sorted(names)},
         columns,

@@ -82,7 +82,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         raise ConfigError(told_)
     resolved = config.model_copy(
         update={
-            "source": _beside(config.source, path),
+            "source": config.source.model_copy(update={"url": _beside(config.source.url, path)}),
             "state": _beside(config.state, path),
             "workflows": {
                 name: w.model_copy(update={"ca_file": str(path.parent / w.ca_file)}) if w.ca_file else w
@@ -91,7 +91,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         }
     )
     resolved._file, resolved._patterns = path, document.patterns
-    if resolved.reads_relay and resolved.source != resolved.state:
+    if resolved.reads_relay and resolved.source.url != resolved.state:
         raise ConfigError(
             [
                 document.problem(

@@ -37,6 +37,8 @@ SOURCES = {
 }
 """The databases a source may be, each with the driver that a bare name stands for."""
 STATES = {name: SOURCES[name] for name in ("sqlite", "postgresql")}
+WAREHOUSES = ("duckdb", "postgresql")
+"""Those of them that can keep each audience's last snapshot themselves (`synced: warehouse`)."""
 
 
 def _source_url(value: str) -> str:
@@ -199,6 +201,37 @@ def _origin(value: object) -> str:
     if value != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", str(value)):
         raise PydanticCustomError("origin", "expected a web page's origin such as https://shop.example, or *")
     return str(value).lower()
+
+
+class Source(Strict):
+    """The database with people and what they did, and where its last snapshots are kept."""
+
+    url: Annotated[str, AfterValidator(_source_url)] = Field(examples=["sqlite:///shop.db"])
+    """As SQLAlchemy writes it."""
+    synced: Literal["state", "warehouse"] = "state"
+    """`warehouse`: snapshots stay in this database, the diff runs there, and only changes come out."""
+    schema_: str | None = Field(None, alias="schema", min_length=1)
+    """Where the warehouse keeps them, as tables that start with `audience_sync_`; by default its own default schema."""
+
+    @model_validator(mode="after")
+    def _can_keep(self) -> Source:
+        backend = make_url(self.url).get_backend_name()
+        if self.synced == "warehouse" and backend not in WAREHOUSES:
+            raise PydanticCustomError(
+                "warehouse",
+                "synced: warehouse is for {known}, and this source is {name}: leave synced: out",
+                {"known": ", ".join(WAREHOUSES), "name": backend},
+            )
+        if self.synced == "state" and self.schema_ is not None:
+            raise PydanticCustomError(
+                "warehouse", "schema: is where a warehouse keeps its snapshots: add synced: warehouse, or leave it out"
+            )
+        return self
+
+
+def _source(value: object) -> object:
+    """A URL alone is the short way to write it."""
+    return {"url": _source_url(value)} if isinstance(value, str) else value
 
 
 class Relay(Strict):
@@ -449,14 +482,22 @@ class _RelayToo:
         return {"anyOf": [handler(core), {"const": "relay"}]}
 
 
+class _OrUrl:
+    """A source's URL alone stands for all of it, in the schema too."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
 class Config(Strict):
     """The whole of jobs.yaml."""
 
     version: Annotated[int, BeforeValidator(_version), WithJsonSchema({"const": 1})]
     include: str | list[str] | None = Field(None, examples=["audiences/*.yaml"])
     """Files whose jobs and events are added to those here; paths are relative to the file that names them."""
-    source: Annotated[str, AfterValidator(_source_url)] = Field(examples=["sqlite:///shop.db"])
-    """The database with people and what they did, as a SQLAlchemy URL; only read."""
+    source: Annotated[Source, BeforeValidator(_source), _OrUrl] = Field(examples=["sqlite:///shop.db"])
+    """The database with people and what they did, as a SQLAlchemy URL; only read, unless it keeps the snapshots too."""
     state: Annotated[str, AfterValidator(_state_url)] = "sqlite:///audience_sync.db"
     """The database that holds what was synced."""
     space: str | None = None

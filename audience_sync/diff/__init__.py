@@ -9,29 +9,38 @@ are in docs/diff.md.
 from audience_sync.diff.candidates import candidates, compare_candidates, gather, missed
 from audience_sync.diff.changes import (
     CHANGED,
+    COLUMNS,
     ENTERED,
     EXITED,
+    NULL,
     Difference,
     changes,
+    count,
+    found,
     leave_out_forgotten,
     must_hold,
     sample,
 )
-from audience_sync.diff.everyone import compare
+from audience_sync.diff.everyone import compare, joined
 from audience_sync.snapshot import snapshot
 
 TEMPORARY = (snapshot, changes, candidates)
 
 __all__ = [
     "CHANGED",
+    "COLUMNS",
     "ENTERED",
     "EXITED",
+    "NULL",
     "TEMPORARY",
     "Difference",
     "changes",
     "compare",
     "compare_candidates",
+    "count",
+    "found",
     "gather",
+    "joined",
     "leave_out_forgotten",
     "missed",
     "must_hold",

@@ -54,7 +54,7 @@ class Difference:
 
 
 NULL = sa.cast(sa.null(), sa.Text)
-_COLUMNS = ["nr", "user_id", "kind", "value", "previous", "other"]
+COLUMNS = ["nr", "user_id", "kind", "value", "previous", "other"]
 
 
 def found(
@@ -66,11 +66,18 @@ def found(
     other: sa.ColumnElement[Any] = NULL,
 ) -> sa.Select[Any]:
     kind = sa.literal(kind) if isinstance(kind, str) else kind
-    return sa.select(sa.literal(nr, sa.Integer), user_id, kind, value, previous, other)
+    return sa.select(
+        sa.literal(nr, sa.Integer).label("nr"),
+        user_id.label("user_id"),
+        kind.label("kind"),
+        value.label("value"),
+        previous.label("previous"),
+        other.label("other"),
+    )
 
 
 def add(state: Connection, found: sa.Select[Any]) -> None:
-    state.execute(sa.insert(changes).from_select(_COLUMNS, found))
+    state.execute(sa.insert(changes).from_select(COLUMNS, found))
 
 
 def count(state: Connection, nr: int, before: int) -> Difference:

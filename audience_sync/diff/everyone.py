@@ -44,7 +44,7 @@ def compare(
             _merge(state, nr, now, was)
         else:
             prefer_merging(state, sa.select(now.rows))
-            _join(state, nr, now, was)
+            add(state, joined(nr, now.rows, was.subquery("was"), of_traits=now.of_traits))
         before = state.execute(sa.select(sa.func.count()).select_from(was.subquery())).scalar_one()
     refuse_two_values(state, computation, changes, changes.c.nr == nr)
     return count(state, nr, before)
@@ -80,19 +80,20 @@ def _snapshot(state: Connection, source: Connection | None, computation: Computa
     return _Snapshot(snapshot, sa.select(snapshot.c.user_id), of_traits)
 
 
-def _join(state: Connection, nr: int, now: _Snapshot, before: sa.Select[Any]) -> None:
-    was = before.subquery("was")
-    kind = sa.case((was.c.user_id.is_(None), ENTERED), (now.rows.c.user_id.is_(None), EXITED), else_=CHANGED)
-    differs = sa.or_(was.c.user_id.is_(None), now.rows.c.user_id.is_(None))
-    if now.of_traits:
-        differs = sa.or_(differs, now.rows.c.value != was.c.value, now.rows.c.other.is_not(None))
-    user_id = sa.func.coalesce(now.rows.c.user_id, was.c.user_id)
-    previous = was.c.value if now.of_traits else NULL
-    add(
-        state,
-        found(nr, user_id, kind, now.value, previous, now.other)
-        .select_from(now.rows.join(was, now.rows.c.user_id == was.c.user_id, full=True))
-        .where(differs),
+def joined(nr: int, now: sa.FromClause, was: sa.FromClause, *, of_traits: bool) -> sa.Select[Any]:
+    """Both directions in one statement: what `changes` is filled with."""
+    kind = sa.case((was.c.user_id.is_(None), ENTERED), (now.c.user_id.is_(None), EXITED), else_=CHANGED)
+    differs = sa.or_(was.c.user_id.is_(None), now.c.user_id.is_(None))
+    value: sa.ColumnElement[Any] = NULL
+    previous: sa.ColumnElement[Any] = NULL
+    other: sa.ColumnElement[Any] = NULL
+    if of_traits:
+        value, previous, other = now.c.value, was.c.value, now.c.other
+        differs = sa.or_(differs, value != previous, other.is_not(None))
+    return (
+        found(nr, sa.func.coalesce(now.c.user_id, was.c.user_id), kind, value, previous, other)
+        .select_from(now.join(was, now.c.user_id == was.c.user_id, full=True))
+        .where(differs)
     )
 
 

@@ -45,7 +45,7 @@ from audience_sync.outbox.batches import (
 )
 from audience_sync.outbox.lanes import RENEW_SECONDS, Held, release, renew, sender_name
 from audience_sync.outbox.pruning import prune
-from audience_sync.outbox.record import record, record_removal
+from audience_sync.outbox.record import record, record_removal, somebody_hears_first
 from audience_sync.outbox.slots import take_slots
 from audience_sync.outbox.windows import coalescing, open_window
 from audience_sync.outbox.workflows import message_prefix, pending, register_workflows
@@ -73,5 +73,6 @@ __all__ = [
     "release",
     "renew",
     "sender_name",
+    "somebody_hears_first",
     "take_slots",
 ]

@@ -36,8 +36,12 @@ def record(
     initial: bool,
     workflow_ids: Sequence[int],
     difference: Difference,
+    kept_members: sa.Table | None = None,
 ) -> tuple[int, int]:
     """Write what `diff.compare` found, in the caller's transaction.
+
+    Where the source keeps the snapshots, `synced` holds nobody: `kept_members` is then a table of this connection's
+    with everyone as of this sync, filled if `somebody_hears_first`.
 
     Returns the outbox's last sequence number and, for a first sync, how many members it wrote.
 
@@ -51,7 +55,7 @@ def record(
         leave_out_forgotten(connection, difference.nr)
     audience = klass == "audience"
     of_this = routes.c.computation_id == computation_id
-    ever = dict(connection.execute(sa.select(routes.c.workflow_id, routes.c.ended).where(of_this)).all())
+    ever = _ever_told(connection, computation_id)
     known = {workflow for workflow, ended in ever.items() if not ended}
     new = [workflow for workflow in workflow_ids if workflow not in known]
     if gone := known - set(workflow_ids):
@@ -62,17 +66,20 @@ def record(
     start = head(connection)
     written = 0
     found = sa.select(changes).where(changes.c.nr == difference.nr).subquery("found")
+    everyone = _members(connection, computation_id, kept_members)
+    if kept_members is not None:
+        connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
     if initial:
-        if difference.direct is None:
+        if kept_members is not None:
+            everyone = found
+            written = connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+        elif difference.direct is None:
             written = _insert_synced(connection, computation_id, found)
         else:
             written = _insert_directly(connection, computation_id, difference.direct)
         if forgetting and difference.direct is not None:
             forgotten = sa.and_(synced.c.computation_id == computation_id, is_suppressed(connection, synced.c.user_id))
             written -= connection.execute(sa.delete(synced).where(forgotten)).rowcount
-        everyone = (
-            sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
-        )
         told: Any = sa.literal("true") if audience else everyone.c.value
         before: Any = sa.cast(sa.null(), sa.Text) if audience else sa.literal("null")
         _insert(connection, sync_id, computation_id, everyone, told, before)
@@ -85,11 +92,11 @@ def record(
             before = sa.func.coalesce(found.c.previous, "null")
         if known & set(workflow_ids):
             _insert(connection, sync_id, computation_id, found, told, before)
-        of_computation = synced.c.computation_id == computation_id
-        connection.execute(
-            sa.delete(synced).where(of_computation, synced.c.user_id.in_(sa.select(found.c.user_id).where(~entered)))
-        )
-        _insert_synced(connection, computation_id, sa.select(found).where(~exited).subquery())
+        if kept_members is None:
+            of_computation = synced.c.computation_id == computation_id
+            gone_or_changed = synced.c.user_id.in_(sa.select(found.c.user_id).where(~entered))
+            connection.execute(sa.delete(synced).where(of_computation, gone_or_changed))
+            _insert_synced(connection, computation_id, sa.select(found).where(~exited).subquery())
         connection.execute(
             sa.delete(former).where(
                 former.c.computation_id == computation_id,
@@ -111,24 +118,49 @@ def record(
             )
         if initial:
             continue
-        value = sa.literal("true") if audience else synced.c.value
-        _send_all(connection, sync_id, computation_id, workflow, synced, value)
+        value = sa.literal("true") if audience else everyone.c.value
+        _send_all(connection, sync_id, computation_id, workflow, everyone, value)
         if workflow in ever:
-            _send_all(
-                connection,
-                sync_id,
-                computation_id,
-                workflow,
-                former,
-                sa.literal("false" if audience else "null"),
-            )
+            left = sa.select(former.c.user_id).where(former.c.computation_id == computation_id).subquery()
+            told = sa.literal("false" if audience else "null")
+            _send_all(connection, sync_id, computation_id, workflow, left, told)
     return head(connection), written
 
 
-def record_removal(connection: Connection, *, sync_id: int, computation_id: int, klass: str) -> int:
-    """Tell all members of a removed computation false (null for a trait), and forget that they were synced."""
+def somebody_hears_first(connection: Connection, computation_id: int, workflow_ids: Sequence[int]) -> bool:
+    """Whether one of these workflows is going to be sent everyone by `record`."""
+    known = _ever_told(connection, computation_id)
+    return any(known.get(workflow, True) for workflow in workflow_ids)
+
+
+def _ever_told(connection: Connection, computation_id: int) -> dict[int, bool]:
+    """The workflows that have ever heard of the computation; whether each has ceased to."""
+    of_this = routes.c.computation_id == computation_id
+    return dict(connection.execute(sa.select(routes.c.workflow_id, routes.c.ended).where(of_this)).all())
+
+
+def _members(connection: Connection, computation_id: int, kept_members: sa.Table | None) -> sa.FromClause:
+    if kept_members is not None:
+        if somebody_is_forgotten(connection):  # the warehouse's snapshot may not know it yet
+            connection.execute(sa.delete(kept_members).where(is_suppressed(connection, kept_members.c.user_id)))
+        return kept_members
+    return sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
+
+
+def record_removal(
+    connection: Connection,
+    *,
+    sync_id: int,
+    computation_id: int,
+    klass: str,
+    kept_members: sa.Table | None = None,
+) -> int:
+    """Tell all members of a removed computation false (null for a trait), and forget that they were synced.
+
+    `kept_members`, filled, where `synced` holds nobody, as in `record`.
+    """
     take_turn(connection)
-    members = sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery()
+    members = _members(connection, computation_id, kept_members)
     audience = klass == "audience"
     _insert(
         connection,
@@ -182,7 +214,7 @@ def _insert(
 
 
 def _send_all(
-    connection: Connection, sync_id: int, computation_id: int, workflow: int, whom: sa.Table, value: Any
+    connection: Connection, sync_id: int, computation_id: int, workflow: int, whom: sa.FromClause, value: Any
 ) -> None:
     connection.execute(
         sa.insert(outbox).from_select(
@@ -195,9 +227,7 @@ def _send_all(
                 whom.c.user_id,
                 value,
                 sa.literal(NEVER_EQUAL),
-            )
-            .where(whom.c.computation_id == computation_id)
-            .order_by(whom.c.user_id),
+            ).order_by(whom.c.user_id),
         )
     )
 

@@ -4,16 +4,18 @@ Two audiences of a job then agree: nobody is in neither of `X` and `not X` becau
 Where source and state are read through one connection, its transaction is that instant (REPEATABLE READ on
 PostgreSQL, any transaction on SQLite); where they are apart, the source's is (REPEATABLE READ on PostgreSQL and
 MySQL, any transaction on SQLite and DuckDB). It ends before anything is recorded. After a query that failed or a
-connection that broke, the computations that are left are read at a later instant.
+connection that broke, the computations that are left are read at a later instant. A warehouse that keeps the snapshots
+reads them at one instant only where its transactions can hold all of that (`savepoints`); elsewhere each computation is
+a transaction of its own.
 
 What several computations read is computed once, by the first that needs it, into temporary tables of the connection
-that reads the source (`snapshot.shared`).
+that reads the source (`snapshot.shared`). Not so in a warehouse that keeps the snapshots: not all have such tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Self
 
 import sqlalchemy as sa
@@ -31,12 +33,20 @@ class Instant:
     """Enter it with the state's connection, then read each computation inside `reading()`."""
 
     def __init__(
-        self, state: Connection, databases: Databases, compiled: Sequence[Computation], *temporary: sa.Table
+        self,
+        state: Connection,
+        databases: Databases,
+        compiled: Sequence[Computation],
+        *temporary: sa.Table,
+        savepoints: bool = False,
     ) -> None:
         self.state = state
         self.databases = databases
-        self._shared = [one.table for one in shared_sets(compiled)]
+        self._shared = [] if databases.keeps_snapshots else [one.table for one in shared_sets(compiled)]
         self.temporary = (*temporary, *self._shared) if databases.together else temporary
+        self.savepoints = savepoints
+        self.is_lost = False
+        """Nothing of it can be recorded: what was read, and written, went with the connection."""
         self._source: Connection | None = None
         self._shares = databases.together
         self._filled: set[str] = set()
@@ -58,7 +68,9 @@ class Instant:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._source is not None:
-            self._source.close()
+            with closing(self._source), told("source", self.databases.source_url):
+                if kind is None and self.databases.keeps_snapshots:
+                    self._source.commit()
         if self.state.in_transaction():
             if kind is None:
                 for table in self.temporary:
@@ -82,6 +94,10 @@ class Instant:
                 with told("source", self.databases.source_url):
                     self._source = self.databases.source.connect()
                     self._shares = made_beside(self._source, self._shared)
+            if self.databases.keeps_snapshots:
+                with self._writing(self._source):
+                    yield self._source
+                return
             try:
                 yield self._source
             except BaseException:
@@ -117,3 +133,21 @@ class Instant:
                     fill(source or self.state, one)
             self._filled.add(one.key)
         return True
+    @contextmanager
+    def _writing(self, source: Connection) -> Iterator[None]:
+        """One computation's snapshot in the warehouse: whole, or rolled back as far as the warehouse can."""
+        try:
+            if self.savepoints:
+                with source.begin_nested():
+                    yield
+            else:
+                yield
+                source.commit()
+        except BaseException:
+            if source.invalidated:
+                self.is_lost = self.savepoints
+                self._source = None
+                source.close()
+            elif not self.savepoints:
+                source.rollback()
+            raise

@@ -39,6 +39,8 @@ computations = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("basis", sa.Text),  # JSON: see computations.incremental.Basis
+    sa.Column("snapshot", sa.Text),  # the warehouse's table that takes the place of `synced`
+    sa.Column("holds_forgotten", sa.Boolean, nullable=False, server_default=sa.false()),  # users not yet out of it
     sa.Column("removed_at", Instant),
 )
 

@@ -31,8 +31,11 @@ def chosen_jobs(config: Config, names: Sequence[str]) -> list[Job]:
     return chosen
 
 
-def open_databases(config: Config) -> Databases:
-    """Both engines. Where rules read the relay's tables, those must be there before anything can be compiled."""
+def open_databases(config: Config, *, writing: bool = False) -> Databases:
+    """Both engines, a warehouse's such that snapshots can be kept if `writing`.
+
+    Where rules read the relay's tables, those must be there before anything can be compiled.
+    """
     if config.reads_relay:
         with told("state", config.state):
             engine = open_state(config.state)
@@ -40,7 +43,7 @@ def open_databases(config: Config) -> Databases:
                 _bring_up_to_date(config, engine)
             finally:
                 engine.dispose()
-    return Databases.open(config.source, config.state)
+    return Databases.open(config.source, config.state, writing=writing)
 
 
 def prepare(config: Config, databases: Databases) -> None:
@@ -65,7 +68,7 @@ def compile_jobs(
     """
     compiled: dict[str, list[Computation]] = {}
     problems = []
-    with told("source", config.source):
+    with told("source", config.source.url):
         catalog = Catalog(databases.source)
         with databases.source.connect() as connection:
             for job in jobs:

@@ -19,16 +19,23 @@ from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Instant
 from audience_sync.state.tables import computations
 from audience_sync.sync.reports import ByRule, ComputationReport
+from audience_sync.warehouse import Keeping, Warehouse
+from audience_sync.warehouse import compare as compare_in_warehouse
 
 SAMPLE = 5
 
 
 class Compared(NamedTuple):
-    """What was found of one computation. `basis` is what the next sync may start from, once this one is recorded."""
+    """What was found of one computation.
+
+    `basis` is what the next sync may start from, once this one is recorded; `kept` the warehouse's table that holds the
+    snapshot, where it keeps them.
+    """
 
     report: ComputationReport
     difference: Difference
     basis: str | None
+    kept: str | None
 
 
 def known(connection: Connection, found: Sequence[Computation]) -> dict[str, Any]:
@@ -46,16 +53,21 @@ def compare(
     row: Any,
     nr: int,
     *,
+    warehouse: Warehouse | None,
+    keeping: Keeping | None = None,
     may_be_direct: bool = False,
 ) -> Compared:
-    """Find one computation's changes, into the temporary table `changes` under the number `nr`."""
+    """Find one computation's changes, into the temporary table `changes` under the number `nr`.
+
+    In the `warehouse`, where there is one: `keeping` writes the snapshot there, None leaves all as it is.
+    """
     if row is not None and row._mapping["class"] != computation.klass:
         raise ConfigError(
             f"{computation.name}: the key {computation.key} was synced as {row._mapping['class']} before",
             "give it another key:",
         )
     initial = row is None or row.first_sync_id is None
-    follower: Follower | None = computation.follower
+    follower: Follower | None = computation.follower if warehouse is None else None
     basis = _basis(follower, row, computation.definition)
     follows = follower is not None and basis is not None and follower.as_of < job.full_every.after(basis.full_as_of)
     url = instant.databases.source_url
@@ -75,7 +87,11 @@ def compare(
             }
             skipped = sum(reader.execute(count).scalar_one() for count in counts)
         missed = 0
-        if follower is not None and basis is not None and follows:
+        kept = None
+        if warehouse is not None:
+            assert source is not None, "a warehouse is read through its own connection"
+            difference, kept = compare_in_warehouse(connection, source, warehouse, keeping, computation, row, nr)
+        elif follower is not None and basis is not None and follows:
             difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
         else:
             row_id = None if initial else row.id
@@ -109,7 +125,7 @@ def compare(
         following = follower.next(basis, newest, datetime.now(UTC), full=not follows).dumps()
     else:
         following = None
-    return Compared(report, difference, following)
+    return Compared(report, difference, following, kept)
 
 
 def _basis(follower: Follower | None, row: Any, definition: str) -> Basis | None:

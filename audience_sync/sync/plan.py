@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import diff
 from audience_sync.computations import Computation
-from audience_sync.config import Config, Job
+from audience_sync.config import Config, Job, Source
 from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
 from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases, Instant
@@ -19,6 +19,7 @@ from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
 from audience_sync.sync.compare import compare, known, orphaned_jobs, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
+from audience_sync.warehouse import warehouse_of
 
 
 def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
@@ -32,7 +33,7 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
             engine = open_state(state)
             schema.migrate(engine)
             engine.dispose()
-            databases = Databases.open(state if config.reads_relay else config.source, state)
+            databases = Databases.open(Source(url=state) if config.reads_relay else config.source, state)
         else:
             databases = Databases.open(config.source, config.state)
         stack.callback(databases.dispose)
@@ -78,9 +79,10 @@ def _planned(
 ) -> list[ComputationReport]:
     with connection.begin():
         rows = known(connection, compiled)
+        warehouse = warehouse_of(connection, databases, rows.values())
     with Instant(connection, databases, compiled, *diff.TEMPORARY) as instant:
         reports = [
-            compare(connection, instant, job, computation, rows.get(computation.key), nr).report
+            compare(connection, instant, job, computation, rows.get(computation.key), nr, warehouse=warehouse).report
             for nr, computation in enumerate(compiled)
         ]
     with connection.begin():

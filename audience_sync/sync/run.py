@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import diff, outbox
+from audience_sync import diff, logs, outbox
 from audience_sync.clock import naive, utcnow
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job
@@ -28,6 +28,7 @@ from audience_sync.state.tables import computations, handed_over, results, synce
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
+from audience_sync.warehouse import Keeping, Warehouse, bring_home, cleanse, keeping, stage_members, sweep, warehouse_of
 
 SETTLED_FROM = 50_000
 """Changes in one run from which PostgreSQL is had to tidy `synced`, after delivery, for the next diff's sake."""
@@ -51,7 +52,7 @@ def run(
     """
     stop = stopping or threading.Event()
     jobs = chosen_jobs(config, names)
-    databases = open_databases(config)
+    databases = open_databases(config, writing=True)
     try:
         compiled = compile_jobs(config, databases, jobs, as_of)
         prepare(config, databases)
@@ -99,6 +100,7 @@ class _Found:
     report: ComputationReport
     difference: Difference
     basis: str | None
+    kept: str | None
 
 
 @dataclass
@@ -114,6 +116,9 @@ class _Sync:
     workflow_ids: dict[str, int]
     stop: threading.Event
     id: int = 0
+    token: str = ""
+    warehouse: Warehouse | None = None
+    keeping: Keeping | None = None
 
     def record(
         self,
@@ -129,10 +134,11 @@ class _Sync:
                 .where(syncs.c.job == self.job.key, syncs.c.finished_at.is_(None), syncs.c.status == "running")
                 .values(status="killed")
             )
+            self.token = secrets.token_hex(8)
             self.id = self.connection.execute(
                 sa.insert(syncs)
                 .values(
-                    token=secrets.token_hex(8),
+                    token=self.token,
                     job=self.job.key,
                     as_of=self.as_of,
                     started_at=utcnow(),
@@ -143,17 +149,34 @@ class _Sync:
         errors = []
         found: list[_Found] = []
         with self.connection.begin():
+            self.warehouse = warehouse_of(self.connection, self.databases)
+            if self.warehouse is not None:
+                self.keeping = keeping(self.connection, self.warehouse, self.token)
             rows = known(self.connection, compiled)
-        with Instant(self.connection, self.databases, compiled, *diff.TEMPORARY) as instant:
+        if self.warehouse is None and bring_home(self.connection, self.databases, self.job.key):
+            with self.connection.begin():
+                rows = known(self.connection, compiled)
+        one_instant = self.warehouse is not None and self.warehouse.can.one_instant
+        with Instant(self.connection, self.databases, compiled, *diff.TEMPORARY, savepoints=one_instant) as instant:
             for nr, computation in enumerate(compiled):
                 if self.stop.is_set():
                     errors.append("asked to stop before all was computed; run again to go on")
                     break
                 try:
                     row = rows.get(computation.key)
-                    compared = compare(self.connection, instant, self.job, computation, row, nr, may_be_direct=True)
+                    compared = compare(
+                        self.connection,
+                        instant,
+                        self.job,
+                        computation,
+                        row,
+                        nr,
+                        warehouse=self.warehouse,
+                        keeping=self.keeping,
+                        may_be_direct=True,
+                    )
                 except AudienceSyncError as error:
-                    if self.connection.invalidated:
+                    if self.connection.invalidated or instant.is_lost:
                         raise
                     errors.append(f"{computation.name}: {error}")
                     continue
@@ -170,6 +193,8 @@ class _Sync:
             if on_computation is not None:
                 on_computation(one.report)
         self.report.computations += self._remove()
+        if self.warehouse is not None:
+            sweep(self.connection, self.warehouse, self.token)
         tell_renamed(self.report.computations)
         if errors:
             self.report.status, self.report.error = "failed", "; ".join(errors)
@@ -180,6 +205,11 @@ class _Sync:
         """The transaction that moves `synced` forward and writes the outbox."""
         computation, report, difference = found.computation, found.report, found.difference
         started = time.monotonic()
+        workflow_ids = [self.workflow_ids[name] for name in self.config.job_workflows(self.job)]
+        kept_members = None
+        if self.warehouse is not None and not report.held:
+            is_new = not report.initial and self._somebody_hears_first(found.row.id, workflow_ids)
+            kept_members = stage_members(self.connection, self.warehouse, found.kept if is_new else None)
         with writing(self.connection) as connection:
             values: dict[str, Any] = {
                 "name": computation.name,
@@ -202,8 +232,9 @@ class _Sync:
                     computation_id=computation_id,
                     klass=computation.klass,
                     initial=report.initial,
-                    workflow_ids=[self.workflow_ids[name] for name in self.config.job_workflows(self.job)],
+                    workflow_ids=workflow_ids,
                     difference=difference,
+                    kept_members=kept_members,
                 )
                 if report.initial:
                     report.size = report.entered = members
@@ -211,9 +242,16 @@ class _Sync:
                 values |= {"definition": computation.definition, "rule": computation.rule}
                 values |= {"last_as_of": self.as_of, "size": report.size}
                 values["basis"] = found.basis
+                values["snapshot"] = found.kept
+                if self.keeping is not None:
+                    values["holds_forgotten"] = self.keeping.holds_forgotten(connection)
             connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
             report.seconds += time.monotonic() - started
             self._note_result(computation_id, report, last_seq)
+
+    def _somebody_hears_first(self, computation_id: int, workflow_ids: Sequence[int]) -> bool:
+        with self.connection.begin():
+            return outbox.somebody_hears_first(self.connection, computation_id, workflow_ids)
 
     def _note_result(self, computation_id: int, report: ComputationReport, last_seq: int) -> None:
         self.connection.execute(
@@ -240,13 +278,21 @@ class _Sync:
         reports = []
         for row in rows:
             report = removed(row, self.job)
+            kept_members = None
+            if self.job.on_remove == "send false" and self.warehouse is not None and row.snapshot is not None:
+                kept_members = stage_members(self.connection, self.warehouse, row.snapshot)
             with writing(self.connection) as connection:
                 changed: dict[str, Any] = {"removed_at": row.removed_at or utcnow()}
                 if self.job.on_remove == "send false":
                     last = outbox.record_removal(
-                        connection, sync_id=self.id, computation_id=row.id, klass=row._mapping["class"]
+                        connection,
+                        sync_id=self.id,
+                        computation_id=row.id,
+                        klass=row._mapping["class"],
+                        kept_members=kept_members,
                     )
-                    changed["size"] = report.size = 0
+                    changed |= {"size": 0, "snapshot": None}
+                    report.size = 0
                     self._note_result(row.id, report, last)
                 connection.execute(sa.update(computations).where(computations.c.id == row.id).values(changed))
             reports.append(report)
@@ -254,6 +300,11 @@ class _Sync:
 
     def close(self, delivered: Sequence[WorkflowReport]) -> None:
         """Write down how the sync ended, with what each of its workflows took."""
+        if self.warehouse is not None:
+            try:
+                cleanse(self.connection, self.warehouse, self.token, self.job.key)
+            except AudienceSyncError as error:  # the next sync's own snapshot holds none of them
+                logs.warning("forgotten users are still in the warehouse", error=str(error))
         of_job = sa.select(computations.c.id).where(computations.c.job == self.job.key)
         mine = set(self.connection.execute(of_job).scalars())
         reasons = []

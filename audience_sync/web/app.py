@@ -300,7 +300,7 @@ class _Site:
         found = None
         if user_id:
             with reading(self.source.config.state) as connection:
-                found = None if connection is None else what_is_known(connection, user_id)
+                found = None if connection is None else what_is_known(connection, user_id, self.source.config)
         kept = self.source.config.retention.deliveries
         return self._page(request, "user.html", user_id=user_id, found=found, kept=str(kept))
 

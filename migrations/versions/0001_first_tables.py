@@ -46,6 +46,8 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("coalesced", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("basis", sa.Text),
+        sa.Column("snapshot", sa.Text),
+        sa.Column("holds_forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("removed_at", Instant),
     )
     op.create_table(

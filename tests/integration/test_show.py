@@ -28,7 +28,7 @@ IMPATIENT = Patience(silent=0.0)
 def known(shop: Shop, user: str) -> dict[str, Any]:
     with reading(shop.config.state) as connection:
         assert connection is not None
-        return what_is_known(connection, user)
+        return what_is_known(connection, user, shop.config)
 
 
 def in_state(shop: Shop, work: Callable[[sa.engine.Connection], Any]) -> Any:

@@ -160,7 +160,7 @@ def test_a_dead_letter_is_retried_and_discarded(config: Config, receiver: tuple[
     run(config, [], datetime.now(UTC))
     assert receiver[0].told["/w2/tok3n", HOSTILE, "a"] is True
     receiver[0].answer = lambda _path, body: 400 if body["userId"] == "late" else None
-    engine = sa.create_engine(config.source, poolclass=sa.pool.NullPool)
+    engine = sa.create_engine(config.source.url, poolclass=sa.pool.NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql("insert into members values ('late')")
     run(config, [], datetime.now(UTC), patience=Patience(silent=0.0))

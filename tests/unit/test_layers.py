@@ -10,7 +10,7 @@ import audience_sync
 
 ORDER = (
     *("errors", "clock", "redact", "logs"),
-    *("spark", "database", "state", "config", "computations", "snapshot", "diff", "outbox", "delivery"),
+    *("spark", "database", "state", "config", "computations", "snapshot", "diff", "warehouse", "outbox", "delivery"),
     *("relay", "receiver", "sample_shop"),
     *(
         "sync",

@@ -1,0 +1,84 @@
+"""The diff inside the warehouse: today's snapshot against the last one there; only changes come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import diff
+from audience_sync.computations import Computation
+from audience_sync.diff import COLUMNS, ENTERED, Difference, changes, count, found, joined
+from audience_sync.snapshot import refuse_two_values, travel
+from audience_sync.state.tables import suppressed
+from audience_sync.warehouse.snapshots import Warehouse, must_be_there, size, write, write_forgotten
+
+
+@dataclass
+class Keeping:
+    """The snapshots that one sync writes, all named by its token, and who must not be in them."""
+
+    warehouse: Warehouse
+    token: str
+    label: str
+    salt: str
+    hashes: frozenset[str]
+    """Who is forgotten, as this sync knows it."""
+    _forgotten: sa.Table | None = field(default=None, init=False)
+
+    def keep(self, connection: Connection, rows: sa.Select[Any], nr: int) -> str:
+        """Write a snapshot of these rows; returns its table's place."""
+        if self.hashes and self._forgotten is None:
+            table = self.warehouse.forgotten(self.token, self.label)
+            write_forgotten(connection, table, sorted(self.hashes))
+            self._forgotten = table
+        place = self.warehouse.place(self.warehouse.name(self.token, f"{nr}{self.label}"))
+        write(connection, self.warehouse, self.warehouse.snapshot(place), rows, self.salt, self._forgotten)
+        return place
+
+    def holds_forgotten(self, state: Connection) -> bool:
+        """Whether somebody was forgotten since; in the transaction of `state` that moves the pointer."""
+        return bool(set(state.execute(sa.select(suppressed.c.hash)).scalars()) - self.hashes)
+
+
+def compare(
+    state: Connection,
+    source: Connection,
+    warehouse: Warehouse,
+    keeping: Keeping | None,
+    computation: Computation,
+    row: Any,
+    nr: int,
+) -> tuple[Difference, str | None]:
+    """Fill `changes` as `diff.compare` would; returns also the place of the snapshot that was kept.
+
+    `row` is the computation's in state, None for one that is new. Without `keeping`, nothing is written: a plan.
+    """
+    of_traits = computation.klass != "audience"
+    kept = keeping.keep(source, computation.rows, nr) if keeping is not None else None
+    now: sa.FromClause = warehouse.snapshot(kept) if kept is not None else computation.rows.subquery("now")
+    if row is not None and row.first_sync_id is not None and row.snapshot is None:
+        # What was synced last is in state: it was not kept here then.
+        rows = sa.select(now.c.user_id, now.c.value, now.c.other)
+        ids = None if of_traits else sa.select(now.c.user_id)
+        read = replace(computation, rows=rows, ids=ids)
+        return diff.compare(state, source, read, row.id, nr, warehouse.url), kept
+    if row is None or row.snapshot is None:
+        before = 0
+        value, other = (now.c.value, now.c.other) if of_traits else (diff.NULL, diff.NULL)
+        query = found(nr, now.c.user_id, ENTERED, value, other=other)
+    else:
+        was = must_be_there(source, warehouse, row.snapshot, computation.name)
+        before = size(source, was)
+        query = joined(nr, now, was, of_traits=of_traits)
+    travel(source, state, _as_texts(query), changes, COLUMNS, warehouse.url)
+    refuse_two_values(state, computation, changes, changes.c.nr == nr)
+    return count(state, nr, before), kept
+
+
+def _as_texts(query: sa.Select[Any]) -> sa.Select[Any]:
+    """As rows travel: all of it text."""
+    rows = query.subquery("changed")
+    return sa.select(sa.cast(rows.c.nr, sa.Text), *[rows.c[name] for name in COLUMNS[1:]])
