@@ -71,7 +71,9 @@ def new_mariadb(mariadb: str) -> Callable[[], str]:
 @pytest.fixture(scope="session")
 def cdnow_shops(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> dict[str, str]:
     """The CDNOW orders, loaded once for each kind of database; take a `shop.copy_of` it."""
-    urls = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('cdnow')}/shop.db", "postgres": new_database()}
+    folder = tmp_path_factory.mktemp("cdnow")
+    files = {kind: f"{kind}:///{folder}/shop.{kind}" for kind in ("sqlite", "duckdb")}
+    urls = {**files, "postgres": new_database()}
     for url in urls.values():
         shop.load(url, shop.cdnow())
     return urls

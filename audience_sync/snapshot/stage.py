@@ -108,8 +108,9 @@ def _told(chunks: Generator[Any, None, None], url: str) -> Generator[Any, None, 
 
 
 def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
-    streaming = {"stream_results": True, "max_row_buffer": CHUNK_ROWS}
-    with source.execute(rows, execution_options=streaming) as result:
+    # Options of this statement alone: a savepoint's end must not go through a cursor of the server's.
+    streamed = {"stream_results": True, "max_row_buffer": CHUNK_ROWS}
+    with source.execute(rows, execution_options=streamed) as result:
         for chunk in result.partitions(CHUNK_ROWS):
             yield [tuple(row) for row in chunk]
 

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import diff
 from audience_sync.computations import Computation
+from audience_sync.database import told
 from audience_sync.diff import COLUMNS, ENTERED, Difference, changes, count, found, joined
 from audience_sync.snapshot import refuse_two_values, travel
 from audience_sync.state.tables import suppressed
@@ -57,7 +58,8 @@ def compare(
     `row` is the computation's in state, None for one that is new. Without `keeping`, nothing is written: a plan.
     """
     of_traits = computation.klass != "audience"
-    kept = keeping.keep(source, computation.rows, nr) if keeping is not None else None
+    with told("source", warehouse.url):
+        kept = keeping.keep(source, computation.rows, nr) if keeping is not None else None
     now: sa.FromClause = warehouse.snapshot(kept) if kept is not None else computation.rows.subquery("now")
     if row is not None and row.first_sync_id is not None and row.snapshot is None:
         # What was synced last is in state: it was not kept here then.
@@ -70,8 +72,9 @@ def compare(
         value, other = (now.c.value, now.c.other) if of_traits else (diff.NULL, diff.NULL)
         query = found(nr, now.c.user_id, ENTERED, value, other=other)
     else:
-        was = must_be_there(source, warehouse, row.snapshot, computation.name)
-        before = size(source, was)
+        with told("source", warehouse.url):
+            was = must_be_there(source, warehouse, row.snapshot, computation.name)
+            before = size(source, was)
         query = joined(nr, now, was, of_traits=of_traits)
     travel(source, state, _as_texts(query), changes, COLUMNS, warehouse.url)
     refuse_two_values(state, computation, changes, changes.c.nr == nr)

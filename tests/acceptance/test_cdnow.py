@@ -24,21 +24,26 @@ EXPECTED = [
     ("1998-06-30", 1017, 1769, 1506),
 ]
 KEY = "order_completed_last_30days"
-TOPOLOGIES = [
-    ("sqlite", "sqlite"),
+COMMAND_LINE = [("sqlite", "sqlite"), ("postgres", "same"), ("postgres", "postgres"), ("duckdb warehouse", "sqlite")]
+IN_PROCESS = [
     ("sqlite", "same"),
-    ("postgres", "same"),
-    ("postgres", "postgres"),
     ("postgres", "sqlite"),
     ("sqlite", "postgres"),
+    ("duckdb", "sqlite"),
+    ("duckdb warehouse", "postgres"),
+    ("postgres warehouse", "same"),
+    ("postgres warehouse", "sqlite"),
 ]
+"""Where source and state are; a warehouse keeps the snapshots itself."""
 Drive = Callable[[str, str], Any]
 
 
 def prepare(project: Project, shops: dict[str, str], new_database: Callable[..., str], source: str, state: str) -> None:
-    source_url = shop.copy_of(shops[source], project.folder, new_database)
+    kind, _, keeps_snapshots = source.partition(" ")
+    source_url = shop.copy_of(shops[kind], project.folder, new_database)
     state_url = {"same": source_url, "sqlite": "sqlite:///state.db"}.get(state) or new_database()
-    project.write(shop.jobs_yaml(source_url, state_url, project.url))
+    given = f"{{url: '{source_url}', synced: warehouse}}" if keeps_snapshots else source_url
+    project.write(shop.jobs_yaml(given, state_url, project.url))
     if state_url.startswith("postgres"):
         unready = project.cli("run", "--as-of", "1997-04-01")
         assert unready.code == 2
@@ -68,28 +73,37 @@ def check_figures(project: Project, drive: Drive, days: int = len(EXPECTED)) -> 
     assert drive("run", day)["jobs"][0]["deliveries"][0]["delivered"] == 0
 
 
-@pytest.mark.parametrize(
-    ("source", "state"), [("sqlite", "sqlite"), pytest.param("postgres", "same", marks=pytest.mark.slow)]
-)
-def test_the_first_figures_in_this_process(
-    project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str], source: str, state: str
-) -> None:
-    prepare(project, cdnow_shops, new_database, source, state)
+def in_process(project: Project, **options: Any) -> Drive:
     config = load_config(project.folder / "jobs.yaml")
-    receiver = project.receiver
 
     def drive(command: str, day: str) -> Any:
         instant: datetime = parse_moment(day)
         if command == "plan":
             return plan(config, [], instant).as_json()
-        transports = {"transports": lambda _name: DirectTransport(receiver)}
-        return run(config, [], instant, allow_large_change=True, **transports).as_json()
+        return run(config, [], instant, allow_large_change=True, **options).as_json()
 
-    check_figures(project, drive, days=3)
+    return drive
+
+
+def test_the_first_figures_over_a_transport_of_ones_own(
+    project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str]
+) -> None:
+    prepare(project, cdnow_shops, new_database, "sqlite", "sqlite")
+    receiver = project.receiver
+    check_figures(project, in_process(project, transports=lambda _name: DirectTransport(receiver)), days=3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "state"), TOPOLOGIES)
+@pytest.mark.parametrize(("source", "state"), IN_PROCESS)
+def test_the_figures_in_this_process(
+    project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str], source: str, state: str
+) -> None:
+    prepare(project, cdnow_shops, new_database, source, state)
+    check_figures(project, in_process(project))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "state"), COMMAND_LINE)
 def test_the_figures_from_the_command_line(
     project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str], source: str, state: str
 ) -> None:

@@ -75,10 +75,12 @@ jobs:
 
 
 class World:
-    def __init__(self, folder: Path, source: str, state: str) -> None:
+    def __init__(self, folder: Path, source: str, state: str, *, keeps_snapshots: bool = False) -> None:
         self.folder = folder
         self.source, self.state = source, state
         self.engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
+        if keeps_snapshots:
+            self.source = f"{{url: '{source}', synced: warehouse}}"
         self.receiver = Receiver()
 
     def play(self, url: str, steps: list[dict[str, Any]]) -> None:
@@ -180,6 +182,30 @@ def test_a_few_histories_end_in_the_latest_snapshot_on_sqlite() -> None:
 @pytest.mark.slow
 def test_every_history_ends_in_the_latest_snapshot_on_sqlite() -> None:
     check_on_sqlite(examples=int(os.environ.get("HISTORIES", "40")))
+
+
+def check_in_warehouse(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(steps=st.lists(step, min_size=1, max_size=5))
+    def check(steps: list[dict[str, Any]]) -> None:
+        folder = Path(tempfile.mkdtemp())
+        world = World(folder, f"duckdb:///{folder}/shop.duckdb", f"sqlite:///{folder}/state.db", keeps_snapshots=True)
+        try:
+            with Serving(world.receiver) as url:
+                world.play(url, steps)
+        finally:
+            shutil.rmtree(folder)
+
+    check()
+
+
+def test_a_few_histories_end_in_the_latest_snapshot_in_a_warehouse() -> None:
+    check_in_warehouse(examples=2)
+
+
+@pytest.mark.slow
+def test_every_history_ends_in_the_latest_snapshot_in_a_warehouse() -> None:
+    check_in_warehouse(examples=20)
 
 
 @pytest.mark.slow

@@ -77,9 +77,10 @@ def test_each_delivery_with_its_message_id_and_fate(shop: Shop, receiver: tuple[
     calls.answer = None
     shop.sync(bob=9)
     assert lines(known(shop, "bob"), "w2", "t")[0] == (9, "acknowledged")
-    assert known(shop, "nobody") == {"user_id": "nobody", "forgotten": False, "now": [], "told": []}
+    nothing = {"user_id": "nobody", "forgotten": False, "now": [], "unknown": None, "told": []}
+    assert known(shop, "nobody") == nothing
     forget(shop.config, ["bob"])
-    assert known(shop, "bob") == {"user_id": "bob", "forgotten": True, "now": [], "told": []}
+    assert known(shop, "bob") == {**nothing, "user_id": "bob", "forgotten": True}
 
 
 def test_what_is_kept_for_how_long(shop: Shop, receiver: tuple[Receiver, str]) -> None:

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+READS = ("SELECT", "WITH", "PRAGMA", "EXPLAIN", "BEGIN", "SHOW")
 PRELOADED = ("cli.run", "cli.deliver", "cli.migrate", "delivery.curl_wire", "state.schema")
 
 
@@ -30,9 +32,10 @@ class Forking:
         self._mother.stdin.close()
         self._mother.wait(30)
 
-    def start(self, *arguments: str) -> int:
+    def start(self, *arguments: str, die_at: int = 0) -> int:
+        """`die_at`: it kills itself (SIGKILL) when its main thread is about to take so many steps (see `_die_at`)."""
         assert self._mother.stdin is not None and self._mother.stdout is not None
-        self._mother.stdin.write(json.dumps(["--config", str(self._config), *arguments]) + "\n")
+        self._mother.stdin.write(json.dumps([die_at, "--config", str(self._config), *arguments]) + "\n")
         self._mother.stdin.flush()
         self.pid = int(self._mother.stdout.readline())
         return self.pid
@@ -41,6 +44,29 @@ class Forking:
         """The exit code, negative for a signal, as `subprocess` says it."""
         assert self._mother.stdout is not None
         return int(self._mother.stdout.readline())
+
+
+def _die_at(step: int) -> None:
+    """Be killed before the step of this number: a statement that writes, or a commit, in whichever database; counted
+    from the first one that is not SQLite's on, which state is on here."""
+    import signal
+    import threading
+
+    import sqlalchemy as sa
+
+    left, counting = step, False
+
+    def count(*arguments: Any) -> None:
+        nonlocal left, counting
+        statement = str(arguments[2]).lstrip() if len(arguments) > 2 else "COMMIT"
+        if threading.current_thread() is threading.main_thread() and not statement.startswith(READS):
+            counting = counting or (statement != "COMMIT" and arguments[0].dialect.name != "sqlite")
+            left -= counting
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    sa.event.listen(sa.Engine, "commit", count)
 
 
 def main() -> None:
@@ -56,7 +82,10 @@ def main() -> None:
             silent = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(silent, descriptor)
-            sys.argv = ["audience-sync", *json.loads(line)]
+            die_at, *arguments = json.loads(line)
+            sys.argv = ["audience-sync", *arguments]
+            if die_at:
+                _die_at(die_at)
             try:
                 command_line()
             except SystemExit as stop:

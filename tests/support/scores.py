@@ -20,10 +20,21 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text), sa.Column("score", sa.Integer))
 
 
+def believed(receiver: Receiver, workflow: str) -> dict[tuple[str, str], Any]:
+    """What a workflow was told last, by (user, key); without those of whom it was told that they left."""
+    return {
+        (user, key): value
+        for (path, user, key), value in receiver.told.items()
+        if path == f"/{workflow}" and value is not False and value is not None
+    }
+
+
 class Shop:
-    def __init__(self, folder: Path, source: str, state: str, url: str) -> None:
+    def __init__(self, folder: Path, source: str, state: str, url: str, *, keeps_snapshots: bool = False) -> None:
         self.engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
         members.create(self.engine)
+        if keeps_snapshots:
+            source = f"{{url: '{source}', synced: warehouse}}"
         self.path = folder / "jobs.yaml"
         self.path.write_text(f"""\
 version: 1
@@ -68,10 +79,17 @@ jobs:
         return run(self.config, [], START + timedelta(days=self.day), **options)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+DATABASES = ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "warehouse"))]
+"""`warehouse`: a source that keeps the snapshots itself."""
+
+
+@pytest.fixture(params=DATABASES)
 def shop(request: pytest.FixtureRequest, tmp_path: Path, receiver: tuple[Receiver, str]) -> Shop:
     if request.param == "sqlite":
         return Shop(tmp_path, f"sqlite:///{tmp_path}/shop.db", f"sqlite:///{tmp_path}/state.db", receiver[1])
+    if request.param == "warehouse":
+        state = f"sqlite:///{tmp_path}/state.db"
+        return Shop(tmp_path, f"duckdb:///{tmp_path}/shop.duckdb", state, receiver[1], keeps_snapshots=True)
     new_database: Callable[[], str] = request.getfixturevalue("new_database")
     url = new_database()
     return Shop(tmp_path, url, url, receiver[1])

@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 
@@ -62,6 +63,12 @@ def load(url: str, rows: Iterable[dict[str, object]]) -> None:
         with made.begin() as connection:
             connection.execute(sa.insert(orders), list(rows))
         return
+    if made.dialect.name == "duckdb":
+        frame = pd.DataFrame(list(rows)).astype({"revenue": float})
+        with made.begin() as connection:
+            connection.connection.driver_connection.register("given", frame)  # which has no fast way for rows
+            connection.exec_driver_sql("INSERT INTO orders SELECT * FROM given")
+        return
     with made.begin() as connection, connection.connection.cursor() as cursor:
         names = [column.name for column in orders.c]
         with cursor.copy(f"COPY orders ({', '.join(names)}) FROM STDIN") as copy:
@@ -89,7 +96,8 @@ jobs:
 
 def copy_of(url: str, folder: Path, new_database: Callable[[str], str]) -> str:
     """A database of its own with what the loaded one at `url` holds."""
-    if url.startswith("sqlite"):
-        shutil.copy(url.removeprefix("sqlite:///"), folder / "shop.db")
-        return f"sqlite:///{folder}/shop.db"
+    for kind in ("sqlite", "duckdb"):
+        if url.startswith(kind):
+            shutil.copy(url.removeprefix(f"{kind}:///"), folder / "shop.db")
+            return f"{kind}:///{folder}/shop.db"
     return new_database(str(sa.make_url(url).database))
