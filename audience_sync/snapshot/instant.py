@@ -133,6 +133,7 @@ class Instant:
                     fill(source or self.state, one)
             self._filled.add(one.key)
         return True
+
     @contextmanager
     def _writing(self, source: Connection) -> Iterator[None]:
         """One computation's snapshot in the warehouse: whole, or rolled back as far as the warehouse can."""
