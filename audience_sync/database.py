@@ -138,7 +138,7 @@ _OPENERS = {
     "mariadb": _mysql_source,
     "spark": _spark_source,
 }
-_WAREHOUSES = {"duckdb": _duckdb_warehouse, "postgresql": _postgresql_warehouse}
+_WAREHOUSES = {"duckdb": _duckdb_warehouse, "postgresql": _postgresql_warehouse, "spark": _spark_source}
 
 
 def open_state(url: str, attach: str | None = None) -> Engine:

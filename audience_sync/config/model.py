@@ -37,7 +37,7 @@ SOURCES = {
 }
 """The databases a source may be, each with the driver that a bare name stands for."""
 STATES = {name: SOURCES[name] for name in ("sqlite", "postgresql")}
-WAREHOUSES = ("duckdb", "postgresql")
+WAREHOUSES = ("duckdb", "postgresql", "spark")
 """Those of them that can keep each audience's last snapshot themselves (`synced: warehouse`)."""
 
 

@@ -36,5 +36,6 @@ CAPABILITIES = {
         analyze=True,
         one_instant=True,
     ),
+    "spark": Capabilities(sha256_hex=lambda text: sa.func.sha2(text, 256)),
 }
 """By the name of SQLAlchemy's dialect."""

@@ -6,12 +6,16 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
+from support import shop
+from support.cdnow import check_figures, in_process
 from support.project import Project
 
 from audience_sync.database import open_source, told
 from audience_sync.errors import ConfigError, DatabaseError
+from audience_sync.state.tables import computations, synced
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -105,3 +109,42 @@ jobs:
     assert again.code == 0, again.err
     lately = again.json["jobs"][0]["computations"][0]
     assert (lately["entered"], lately["exited"], lately["size"]) == (0, 1, 0)
+
+
+def test_the_figures_of_cdnow_with_the_snapshots_kept_there(
+    engine: sa.Engine, spark: str, project: Project, tmp_path: Path
+) -> None:
+    """Two executors over Parquet files; rules, snapshots and diff run there, and only changes come out."""
+    pd.DataFrame(shop.cdnow()).to_parquet(tmp_path / "orders.parquet")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE cdnow USING parquet LOCATION '{tmp_path}/orders.parquet'")
+    source = f"{{url: '{spark}', synced: warehouse}}"
+    project.write(shop.jobs_yaml(source, "sqlite:///state.db", project.url).replace("table: orders", "table: cdnow"))
+    check_figures(project, in_process(project))
+    kept = [name for name in sa.inspect(engine).get_table_names() if name.startswith("audience_sync_")]
+    assert len(kept) == 1
+    state = sa.create_engine(f"sqlite:///{tmp_path}/state.db")
+    with state.connect() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(synced)).scalar_one() == 0
+        assert list(connection.execute(sa.select(computations.c.snapshot)).scalars()) == kept
+    state.dispose()
+    # Forgotten: the snapshot is written again without the user, whom no later one holds.
+    with engine.connect() as connection:
+        snapshot = sa.table(kept[0], sa.column("user_id"))
+        somebody = connection.execute(sa.select(sa.func.min(snapshot.c.user_id))).scalar_one()
+    assert project.quick("forget", somebody).code == 0
+    assert somebody not in members_kept(engine)
+    assert project.quick("run", "--as-of", "1998-06-30").code == 0
+    assert somebody not in members_kept(engine) and len(members_kept(engine)) == 1505
+    assert project.quick("unforget", somebody).code == 0
+    project.receiver.calls.clear()
+    assert project.quick("run", "--as-of", "1998-06-30").code == 0
+    assert [(call.body["userId"], list(call.body["traits"].values())) for call in project.receiver.calls] == [
+        (somebody, [True])
+    ]
+
+
+def members_kept(engine: sa.Engine) -> set[str]:
+    (kept,) = [name for name in sa.inspect(engine).get_table_names() if name.startswith("audience_sync_")]
+    with engine.connect() as connection:
+        return set(connection.execute(sa.select(sa.column("user_id")).select_from(sa.table(kept))).scalars())
