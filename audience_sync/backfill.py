@@ -89,6 +89,8 @@ class BackfillReport:
 class _Through:
     """One bar for all chunks of a workflow."""
 
+    is_shown = False
+
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
@@ -119,7 +121,7 @@ def backfill(
     on with. `delivering` goes to `delivery.deliver`.
     """
     stop = stopping or threading.Event()
-    chosen = _chosen_workflows(config, workflows)
+    chosen = config.workflows_named(workflows)
     keys = _chosen_keys(config, audiences)
     databases = Databases.open(config.source, config.state)
     try:
@@ -222,13 +224,6 @@ def _note(report: BackfillReport, pair: Pair, found: WorkflowReport) -> None:
     report.pending[name], report.dead[name] = found.undelivered(mine), found.dead(mine)
 
 
-def _chosen_workflows(config: Config, names: Sequence[str]) -> list[str]:
-    for name in names:
-        if name not in config.workflows:
-            raise ConfigError(f"there is no workflow {name!r}", did_you_mean(name, config.workflows))
-    return list(dict.fromkeys(names)) or list(config.workflows)
-
-
 def _chosen_keys(config: Config, names: Sequence[str]) -> list[str]:
     computed = [one for job in config.jobs for one in job.computed]
     keys = []
@@ -289,7 +284,7 @@ def _announce(
     limit: int | None,
     progress: Progress | None,
 ) -> None:
-    if progress is None:
+    if progress is None or not progress.is_shown:
         return
     totals: dict[str, int] = {}
     with connection.begin():

@@ -15,11 +15,9 @@ from audience_sync.cli.progress import Bars
 from audience_sync.cli.report import show_delivery
 from audience_sync.clock import utcnow
 from audience_sync.config import Config, load_config
-from audience_sync.config.strict import did_you_mean
 from audience_sync.database import told, writing
 from audience_sync.delivery import WorkflowReport, deliver
 from audience_sync.delivery.stopping import stop_on_signals
-from audience_sync.errors import ConfigError
 from audience_sync.snapshot import Databases
 from audience_sync.sync import prepare
 
@@ -38,13 +36,13 @@ def command(config: Path, names: tuple[str, ...], as_json: bool) -> None:
 
 def deliver_now(config: Config, names: Sequence[str], *, as_json: bool) -> int:
     """Deliver to the named workflows (none: all) and tell what came of it; returns the exit code."""
-    check_workflows(config, names)
+    chosen = config.workflows_named(names)
     databases = Databases.open(config.source, config.state)
     try:
         prepare(config, databases)
         with told("state", config.state), databases.state.connect() as connection, writing(connection):
             ids = outbox.register_workflows(connection, config.workflows, utcnow())
-        wanted = {name: id_ for name, id_ in ids.items() if not names or name in names}
+        wanted = {name: ids[name] for name in chosen}
         with stop_on_signals(tell_stopping) as stopping, Bars() as bars:
             reports = deliver(config, databases, wanted, progress=bars, stopping=stopping)
     finally:
@@ -59,12 +57,6 @@ def deliver_now(config: Config, names: Sequence[str], *, as_json: bool) -> int:
             why = report.last_error or "stopped before all was sent"
             console.print(f"    {escape(report.address)}: {escape(why)}")
     return 1 if any(one["pending"] or one["dead"] for one in document) else 0
-
-
-def check_workflows(config: Config, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in config.workflows:
-            raise ConfigError(f"there is no workflow {name!r}", did_you_mean(name, config.workflows))
 
 
 def _as_json(report: WorkflowReport) -> dict[str, Any]:

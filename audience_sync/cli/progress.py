@@ -24,6 +24,7 @@ class Bars:
             transient=True,
             disable=not console.is_terminal,
         )
+        self.is_shown = console.is_terminal
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Bars:

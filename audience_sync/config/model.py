@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,10 +19,10 @@ from audience_sync.config.keys import snake_key
 from audience_sync.config.rules import Rule, Tests, Window
 from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.sql_text import problem_of
-from audience_sync.config.strict import Strict
+from audience_sync.config.strict import Strict, did_you_mean
 from audience_sync.config.yaml_file import Document
 from audience_sync.database import IN_FILES
-from audience_sync.errors import Problem
+from audience_sync.errors import ConfigError, Problem
 from audience_sync.state.tables import RELAY_EVENTS
 
 MOST_WORKFLOWS = 10
@@ -542,6 +543,14 @@ class Config(Strict):
         """An audience of any job, by name or key."""
         named = [a for job in self.jobs for a in job.audiences]
         return next((a for a in named if a.name == name), next((a for a in named if a.key == name), None))
+
+    def workflows_named(self, names: Iterable[str]) -> list[str]:
+        """Each of these once; all workflows when none is named. Raises ConfigError for one that is not there."""
+        chosen = list(dict.fromkeys(names))
+        for name in chosen:
+            if name not in self.workflows:
+                raise ConfigError(f"there is no workflow {name!r}", did_you_mean(name, self.workflows))
+        return chosen or list(self.workflows)
 
     def job_workflows(self, job: Job) -> list[str]:
         return list(self.workflows) if job.workflows is None else list(dict.fromkeys(job.workflows))

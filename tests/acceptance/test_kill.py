@@ -9,12 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import timedelta
 
 import pytest
-import sqlalchemy as sa
 from support.forking import Forking
 from support.project import Project
+from support.scores import START, Shop
 
 from audience_sync.delivery.sender import AHEAD
 from audience_sync.receiver import Call
@@ -22,35 +22,16 @@ from audience_sync.receiver import Call
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 USERS = 400
-START = date(2026, 1, 1)
 DEADLINE_SECONDS = 60
 
-members = sa.Table("members", sa.MetaData(), sa.Column("user_id", sa.Text), sa.Column("score", sa.Integer))
+
+def shop_of(project: Project, source: str, state: str) -> Shop:
+    return Shop(project.folder, source, state, project.url, scored="score > 2")
 
 
-def jobs_yaml(source: str, state: str, url: str) -> str:
-    return f"""\
-version: 1
-source: {source}
-state: {state}
-workflows:
-  w1: {{url: '{url}/w1', shared_secret: s3cret}}
-  w2: {{url: '{url}/w2', shared_secret: s3cret}}
-jobs:
-  - name: J
-    guard: off
-    audiences:
-      - {{name: a, table: {{name: members, user_id: user_id}}}}
-    traits:
-      - {{name: t, sql: "select user_id, score as value from members where score > 2"}}
-"""
-
-
-def draw_members(engine: sa.Engine, draw: random.Random) -> dict[str, int]:
+def draw_members(shop: Shop, draw: random.Random) -> dict[str, int]:
     scores = {f"u{n:05}": draw.randrange(6) for n in draw.sample(range(USERS), USERS // 2)}
-    with engine.begin() as connection:
-        connection.execute(sa.delete(members))
-        connection.execute(sa.insert(members), [{"user_id": u, "score": s} for u, s in scores.items()])
+    shop.set(**scores)
     return scores
 
 
@@ -82,17 +63,14 @@ def kill_at_random(project: Project, forking: Forking, draw: random.Random, day:
 
 def check_killed_runs(project: Project, source: str, state: str, kills: int, seed: int) -> None:
     draw = random.Random(seed)
-    engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
-    members.create(engine)
-    path = project.write(jobs_yaml(source, state, project.url))
-    assert project.cli("migrate").code == 0
+    shop = shop_of(project, source, state)
     project.receiver.fail = 0.02  # faults beside the kills: some calls are answered 503
     codes: list[int] = []
     repeats = Repeats(project.receiver.calls)
-    with Forking(path, project.environment()) as forking:
+    with Forking(shop.path, project.environment()) as forking:
         while codes.count(-signal.SIGKILL) < kills:
             assert len(codes) < 2 * kills, codes
-            scores = draw_members(engine, draw)
+            scores = draw_members(shop, draw)
             codes.append(kill_at_random(project, forking, draw, len(codes)))
             repeats.count()
     project.receiver.fail = 0.0
@@ -164,12 +142,8 @@ def test_the_lock_dies_with_its_holder(project: Project, new_database: Callable[
     """Were the lock a row or a file, the run after a kill would find the job taken."""
     project.receiver.delay = 0.5
     for state in (f"sqlite:///{project.folder}/state.db", new_database()):
-        source = f"sqlite:///{project.folder}/shop{len(state)}.db"
-        engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
-        members.create(engine)
-        draw_members(engine, random.Random(3))
-        project.write(jobs_yaml(source, state, project.url))
-        assert project.cli("migrate").code == 0
+        shop = shop_of(project, f"sqlite:///{project.folder}/shop{len(state)}.db", state)
+        draw_members(shop, random.Random(3))
         project.receiver.calls.clear()
         process = project.start("run")
         deadline = time.monotonic() + DEADLINE_SECONDS

@@ -30,7 +30,11 @@ def believed(receiver: Receiver, workflow: str) -> dict[tuple[str, str], Any]:
 
 
 class Shop:
-    def __init__(self, folder: Path, source: str, state: str, url: str, *, keeps_snapshots: bool = False) -> None:
+    """`scored` says whose score the trait tells."""
+
+    def __init__(
+        self, folder: Path, source: str, state: str, url: str, scored: str = "true", *, keeps_snapshots: bool = False
+    ) -> None:
         self.engine = sa.create_engine(source, poolclass=sa.pool.NullPool)
         members.create(self.engine)
         if keeps_snapshots:
@@ -49,7 +53,7 @@ jobs:
     audiences:
       - {{name: a, table: {{name: members, user_id: user_id}}}}
     traits:
-      - {{name: t, sql: "select user_id, score as value from members"}}
+      - {{name: t, sql: "select user_id, score as value from members where {scored}"}}
 """)
         if not state.startswith("sqlite"):
             engine = open_state(state)
