@@ -5,7 +5,7 @@ two, a crash between them would lose changes or repeat them. It is set SQL: no r
 
 **One row a change, cursors a workflow.** Ten workflows share the rows; each has its own place in them (`lanes.cursor`,
 one for each share of the users), moved once a batch together with what the batch left behind
-(`batches.checkpoint`). A commit for each delivery would cost more than the delivery.
+(`checkpoints.checkpoint`). A commit for each delivery would cost more than the delivery.
 
 **Sequence in commit order.** Writers of the outbox take turns (`record.take_turn`): were sequence numbers taken in
 one order and committed in another, a cursor could pass a row that is not visible yet, and lose it.
@@ -32,17 +32,8 @@ of its (computation, user) takes its place and is delivered; so a retry never br
 (`pruning`).
 """
 
-from audience_sync.outbox.batches import (
-    Attempt,
-    Batch,
-    Delivery,
-    Done,
-    Failure,
-    chained,
-    checkpoint,
-    next_batch,
-    next_due,
-)
+from audience_sync.outbox.batches import Batch, Delivery, chained, next_batch, next_due
+from audience_sync.outbox.checkpoints import Attempt, Done, Failure, checkpoint
 from audience_sync.outbox.lanes import RENEW_SECONDS, Held, release, renew, sender_name
 from audience_sync.outbox.pruning import prune
 from audience_sync.outbox.record import record, record_removal, somebody_hears_first

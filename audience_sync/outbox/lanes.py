@@ -107,14 +107,12 @@ def renew(connection: Connection, workflow_id: int, sender: str, now: datetime) 
 def _waiting(connection: Connection, workflow_id: int, held: set[int]) -> bool:
     """Whether anything is undelivered in lanes other than these."""
     theirs = sa.and_(lanes.c.workflow_id == workflow_id, lanes.c.lane.not_in(held))
-    beyond = sa.select(outbox.c.seq).join(lanes, lanes.c.lane == outbox.c.lane).where(theirs)
+    newest = sa.select(sa.func.max(outbox.c.seq)).where(outbox.c.lane == lanes.c.lane).scalar_subquery()
+    beyond = sa.select(lanes.c.lane).where(theirs, newest > lanes.c.cursor)
     behind = sa.select(leftovers.c.seq).where(
         leftovers.c.workflow_id == workflow_id, leftovers.c.lane.not_in(held), leftovers.c.dead_at.is_(None)
     )
-    for query in (beyond.where(outbox.c.seq > lanes.c.cursor), behind):
-        if connection.execute(query.limit(1)).first() is not None:
-            return True
-    return False
+    return any(connection.execute(query.limit(1)).first() is not None for query in (beyond, behind))
 
 
 def _lives(connection: Connection) -> ColumnElement[bool]:

@@ -35,9 +35,11 @@ CHAINED = "message"
 """The class of computations whose rows are chained."""
 DELETES = "delete"
 """The class of the computation whose rows delete a forgotten user."""
+WorkflowId = int | ColumnElement[int]
+"""In statements that are built once, a parameter."""
 
 
-def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
+def routed(workflow_id: WorkflowId) -> tuple[sa.FromClause, ColumnElement[bool]]:
     """The outbox joined with the workflow's routes, and the condition that a row is for it."""
     joined = outbox.join(
         routes,
@@ -54,7 +56,7 @@ def routed(workflow_id: int) -> tuple[sa.FromClause, ColumnElement[bool]]:
     return joined, meant
 
 
-def is_passed_over(workflow_id: int) -> ColumnElement[bool]:
+def is_passed_over(workflow_id: WorkflowId) -> ColumnElement[bool]:
     return (
         sa.exists().where(passed_over.c.workflow_id == workflow_id, passed_over.c.seq == outbox.c.seq).correlate(outbox)
     )

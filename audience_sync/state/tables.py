@@ -195,7 +195,14 @@ leftovers = sa.Table(
     sa.Column("dead_at", Instant),
     sqlite_with_rowid=False,
 )
-sa.Index(PREFIX + "leftovers_due", leftovers.c.workflow_id, leftovers.c.lane, leftovers.c.next_attempt_at)
+sa.Index(  # without dead letters: there may be many, and each batch looks for what is due
+    PREFIX + "leftovers_due",
+    leftovers.c.workflow_id,
+    leftovers.c.lane,
+    leftovers.c.next_attempt_at,
+    sqlite_where=leftovers.c.dead_at.is_(None),
+    postgresql_where=leftovers.c.dead_at.is_(None),
+)
 # The proof that no older value waits beside a newer one. Chained rows wait behind each other instead.
 sa.Index(
     PREFIX + "leftovers_newest",

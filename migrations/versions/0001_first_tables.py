@@ -178,7 +178,13 @@ def upgrade() -> None:
         sa.Column("dead_at", Instant),
         sqlite_with_rowid=False,
     )
-    op.create_index(P + "leftovers_due", P + "leftovers", ["workflow_id", "lane", "next_attempt_at"])
+    op.create_index(
+        P + "leftovers_due",
+        P + "leftovers",
+        ["workflow_id", "lane", "next_attempt_at"],
+        sqlite_where=sa.column("dead_at").is_(None),
+        postgresql_where=sa.column("dead_at").is_(None),
+    )
     op.create_index(
         P + "leftovers_newest",
         P + "leftovers",
