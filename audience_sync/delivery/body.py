@@ -6,7 +6,7 @@ the rest is encoded once and the value, JSON already, is spliced in.
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +17,7 @@ import orjson
 from audience_sync import __version__
 
 INTEGRATIONS = {"All": False, "tray.io": True}
+_SHA1_BLOCK = 64
 LIBRARY = {"name": "audience-sync", "version": __version__}
 
 
@@ -141,6 +142,22 @@ def timestamp(instant: datetime) -> bytes:
     return instant.strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%03dZ" % (instant.microsecond // 1000)
 
 
-def signature(secret: bytes, body: bytes) -> str:
-    """`X-Signature`: the hex HMAC-SHA1 of the body, as Segment signs its webhooks."""
-    return hmac.digest(secret, body, "sha1").hex()
+class Signer:
+    """`X-Signature`: the hex HMAC-SHA1 of the body, as Segment signs its webhooks (RFC 2104).
+
+    What depends on the secret alone is hashed once, for all bodies: half the cost of `hmac.digest`.
+    """
+
+    def __init__(self, secret: str) -> None:
+        key = secret.encode()
+        if len(key) > _SHA1_BLOCK:
+            key = hashlib.sha1(key).digest()
+        key = key.ljust(_SHA1_BLOCK, b"\0")
+        self._inner = hashlib.sha1(bytes(byte ^ 0x36 for byte in key))
+        self._outer = hashlib.sha1(bytes(byte ^ 0x5C for byte in key))
+
+    def sign(self, body: bytes) -> str:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(body)
+        outer.update(inner.digest())
+        return outer.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import httpx
+from sqlalchemy.engine import Connection
 
 from audience_sync import __version__, outbox
 from audience_sync.clock import naive
@@ -32,6 +34,9 @@ LOCK_POLL_SECONDS = 0.1
 
 class Progress(Protocol):
     """Where a sender says how far it is; see `cli.progress`. Called from several threads."""
+
+    is_shown: bool
+    """Whether anybody looks: how much there is to do is not counted for nobody."""
 
     def start(self, workflow: str, total: int) -> None: ...
 
@@ -80,6 +85,8 @@ def deliver(
     stop = stopping or threading.Event()
     if not workflow_ids:
         return []
+    if not gc.get_freeze_count():  # once in a process: what comes later must stay collectable
+        gc.freeze()  # or each full collection would look through all that was imported: 2 µs a call
     with ThreadPoolExecutor(len(workflow_ids), thread_name_prefix="sender") as threads:
         delivering = [
             threads.submit(_one, config, databases, name, id_, patience or Patience(), progress, transports, stop)
@@ -108,9 +115,8 @@ def _one(
         if _our_turn(databases, name, workflow, stack, stop):
             with connection.begin():
                 identity = state_id(connection)
-                waiting = sum(count for count, _ in outbox.pending(connection, workflow_id).values())
-            if progress is not None:
-                progress.start(name, waiting)
+            if progress is not None and progress.is_shown:
+                progress.start(name, _waiting(connection, workflow_id))
             report.tally = Sender(
                 connection=connection,
                 name=name,
@@ -129,6 +135,11 @@ def _one(
             report.last_error = report.tally.stopped_because or row.last_error
     report.seconds = time.monotonic() - started
     return report
+
+
+def _waiting(connection: Connection, workflow_id: int) -> int:
+    with connection.begin():
+        return sum(count for count, _ in outbox.pending(connection, workflow_id).values())
 
 
 def _our_turn(databases: Databases, name: str, workflow: Workflow, stack: ExitStack, stop: threading.Event) -> bool:

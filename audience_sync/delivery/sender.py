@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import outbox
 from audience_sync.clock import utcnow
 from audience_sync.config import Workflow
-from audience_sync.delivery.body import Identify, Template, merged_body, signature, template, timestamp
+from audience_sync.delivery.body import Identify, Signer, Template, merged_body, template, timestamp
 from audience_sync.delivery.flight import Flight, Lane
 from audience_sync.delivery.ledger import Ledger
 from audience_sync.delivery.pace import Pace
@@ -95,7 +95,7 @@ class Sender:
         self.stopping = stopping
         self.tally = Tally()
         self.ledger = Ledger(connection)
-        self.secret = (workflow.shared_secret or "").encode()
+        self.signer = Signer(workflow.shared_secret) if workflow.shared_secret else None
         self.templates: dict[tuple[int, int], Template] = {}
         self.lanes: dict[int, Lane] = {}
         self.queue: deque[Flight] = deque()
@@ -317,7 +317,7 @@ class Sender:
             body = merged_body(known, delivery.user_id, delivery.seq, self.sent_at)
         else:
             body = first.body(delivery.user_id, delivery.value, delivery.seq, self.sent_at)
-        self.wire.send(token, body, signature(self.secret, body) if self.secret else None)
+        self.wire.send(token, body, self.signer.sign(body) if self.signer else None)
 
     def _slot(self, now: float, rate: float) -> bool:
         """Whether the rate lets a call start now. Slots are taken for a quarter of a second at a time."""
