@@ -14,7 +14,7 @@ from datetime import timedelta
 import pytest
 from support.forking import Forking
 from support.project import Project
-from support.scores import START, Shop
+from support.scores import START, Shop, believed
 
 from audience_sync.delivery.sender import AHEAD
 from audience_sync.receiver import Call
@@ -81,13 +81,8 @@ def check_killed_runs(project: Project, source: str, state: str, kills: int, see
     print(f"{kills} kills; {sum(counts) / len(counts):.0f} repeats a kill, {max(counts)} at most")
 
     expected = {(user, "a"): True for user in scores} | {(u, "t"): s for u, s in scores.items() if s > 2}
-    for workflow in ("/w1", "/w2"):
-        told = {
-            (user, key): value
-            for (path, user, key), value in project.receiver.told.items()
-            if path == workflow and value is not False and value is not None
-        }
-        assert told == expected
+    for workflow in ("w1", "w2"):
+        assert believed(project.receiver, workflow) == expected
     check_calls([call for call in project.receiver.calls if call.status < 300])
     quiet = len(project.receiver.calls)
     assert project.cli("run", "--as-of", str(START + timedelta(days=len(codes) + 1))).code == 0
