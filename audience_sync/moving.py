@@ -69,8 +69,6 @@ def export_state(config: Config, folder: Path, kind: str, progress: Progress) ->
             schema.require_current(engine)
             folder.mkdir(parents=True, exist_ok=True)
             with engine.connect() as connection:
-                if connection.dialect.name == "sqlite":
-                    connection.exec_driver_sql("BEGIN")  # the driver would let every SELECT see its own instant
                 counts = {_name(table): _write(connection, table, folder, kind, progress) for table in TABLES}
                 sequences = {_name(table): _last(connection, table) for table in TABLES if _counted(table) is not None}
         finally:
