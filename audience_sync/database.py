@@ -21,6 +21,9 @@ IN_FILES = ("sqlite", "duckdb")
 """The databases that a path names; no server stands before the file."""
 BUSY_SECONDS = 120
 CHUNK_ROWS = 20_000
+DUCKDB_SETTINGS = {"memory_limit": "100MB", "threads": "2"}
+"""It works inside this process, whose memory is bounded; what it has no room for goes to a file beside the database. A
+URL may say otherwise: `duckdb:///shop.duckdb?memory_limit=4GB&threads=8`."""
 
 # Failures to connect that are mistakes in the URL, so that waiting and trying again cannot help.
 _MISCONFIGURED = re.compile(
@@ -94,7 +97,10 @@ def _duckdb_warehouse(url: str) -> Engine:
 
 
 def _duckdb(url: str, *, read_only: bool) -> Engine:
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"read_only": read_only})
+    given = make_url(url).query
+    config = {name: value for name, value in DUCKDB_SETTINGS.items() if name not in given}
+    arguments = {"read_only": read_only, "config": config}
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=arguments)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:

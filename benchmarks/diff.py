@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -30,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 JOBS = """\
 version: 1
-source: "{source}"
+source: {{url: "{source}", synced: {synced}}}
 state: "{state}"
 workflows: {{crm: {{url: "http://127.0.0.1:9/"}}}}
 jobs:
@@ -136,7 +135,9 @@ CHILDREN: dict[str, Callable[..., None]] = {
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process held, in MB. Not getrusage's: that counts what its parent held before it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def child(*arguments: object) -> dict[str, Any]:
@@ -166,11 +167,18 @@ def clock(what: str, work: Callable[[], Any]) -> float:
 
 
 def ours(
-    title: str, folder: Path, source: str, state: str, first: float, later: float, change: Callable[[], None]
+    title: str,
+    folder: Path,
+    source: str,
+    state: str,
+    first: float,
+    later: float,
+    change: Callable[[], None],
+    synced: str = "state",
 ) -> None:
     """A first sync, one with changes, and one without, beside the sums of what the database does at its best."""
     path = folder / "jobs.yaml"
-    path.write_text(JOBS.format(source=source, state=state, audiences=ONE))
+    path.write_text(JOBS.format(source=source, state=state, audiences=ONE, synced=synced))
     ready(path)
     tell(f"{title}: first sync", **child("sync", path), best=first)
     change()
@@ -192,7 +200,7 @@ def many(title: str, folder: Path, source: str, state: str, change: Callable[[],
     """200 audiences in one job that together are as large as the one."""
     path = folder / "many.yaml"
     parts = "\n".join(PART.format(n=n) for n in range(PARTS))
-    path.write_text(JOBS.format(source=source, state=state, audiences=parts))
+    path.write_text(JOBS.format(source=source, state=state, audiences=parts, synced="state"))
     ready(path)
     tell(f"{title}: {PARTS} audiences, first sync", **child("sync", path))
     change()
@@ -449,6 +457,19 @@ def postgres(size: int, url: str, with_many: bool) -> None:
             later + moved,
             server.change,
         )
+        server.fill()
+        kept = "CREATE TABLE kept AS SELECT user_id FROM members"
+        made = clock("by hand: snapshot in PostgreSQL", lambda: server.run(kept, "DROP TABLE kept"))
+        ours(
+            "PostgreSQL keeps the snapshots, state in PostgreSQL",
+            Path(folder),
+            server.url,
+            other.url,
+            first + made,
+            later + made,
+            server.change,
+            synced="warehouse",
+        )
     server.drop()
     other.drop()
 
@@ -499,6 +520,19 @@ def into_sqlite(folder: Path, chunks: Iterator[list[Any]]) -> None:
     staged.close()
 
 
+def into_outbox(folder: Path, chunks: Iterator[list[Any]]) -> None:
+    state = sqlite3.connect(folder / "by_hand.db", isolation_level=None)
+    state.execute("PRAGMA journal_mode = WAL")
+    state.execute("DROP TABLE IF EXISTS outbox")
+    state.execute(OUTBOX)
+    state.execute("BEGIN IMMEDIATE")
+    insert = "INSERT INTO outbox (lane, computation_id, sync_id, user_id, value) VALUES (0, 1, 1, ?, 'true')"
+    for chunk in chunks:
+        state.executemany(insert, chunk)
+    state.execute("COMMIT")
+    state.close()
+
+
 def duckdb(size: int, url: str) -> None:
     import duckdb as engine
 
@@ -525,15 +559,28 @@ def duckdb(size: int, url: str) -> None:
         )
         clock("by hand: DuckDB FULL OUTER JOIN", lambda: run("DROP TABLE IF EXISTS changes", join))
 
-        def fetched() -> Iterator[list[Any]]:
+        def fetched(query: str = "SELECT user_id FROM members ORDER BY user_id") -> Iterator[list[Any]]:
             with engine.connect(file, read_only=True) as connection:
-                cursor = connection.execute("SELECT user_id FROM members ORDER BY user_id")
+                cursor = connection.execute(query)
                 while chunk := cursor.fetchmany(20_000):
                     yield chunk
 
         moved = clock("by hand: DuckDB's rows into SQLite, in order", lambda: into_sqlite(folder, fetched()))
         ours("DuckDB to SQLite", folder, "duckdb:///shop.duckdb", "sqlite:///state.db", moved, moved, change)
         tell("(beside: moving the rows alone)", moved)
+        kept = f"CREATE TABLE kept AS {rows} NOT n {LEFT}"
+        run("DROP TABLE synced", f"CREATE TABLE synced AS {rows} NOT n {CAME}", "DROP TABLE changes")
+        (folder / "state.db").unlink()
+        first = clock("by hand: snapshot in DuckDB", lambda: run("CREATE TABLE kept AS SELECT user_id FROM members"))
+        run("DROP TABLE kept")
+        first += clock("by hand: its rows into SQLite's outbox", lambda: into_outbox(folder, fetched()))
+        later = clock("by hand: snapshot, FULL OUTER JOIN", lambda: run(kept, join))
+        changed = "SELECT coalesce(a, b) FROM changes ORDER BY 1"
+        later += clock("by hand: the changes into SQLite's outbox", lambda: into_outbox(folder, fetched(changed)))
+        run("DROP TABLE kept", "DROP TABLE synced", "DROP TABLE changes")
+        run("DROP TABLE members", f"CREATE TABLE members AS {rows} NOT n {CAME}")
+        title, state = "DuckDB keeps the snapshots, state in SQLite", "sqlite:///kept.db"
+        ours(title, folder, "duckdb:///shop.duckdb", state, first, later, change, synced="warehouse")
 
 
 # -- following events ---------------------------------------------------------------------------------------------

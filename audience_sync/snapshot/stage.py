@@ -29,6 +29,8 @@ snapshot = sa.Table(
     prefixes=["TEMPORARY"],
     sqlite_with_rowid=False,
 )
+STREAMING = ("sqlite", "duckdb", "spark")
+"""Databases whose drivers never hold all rows of a result, without being asked."""
 BLOCK_BYTES = 256 * 1024
 Rows = Sequence[tuple[str | None, ...]]
 
@@ -108,11 +110,27 @@ def _told(chunks: Generator[Any, None, None], url: str) -> Generator[Any, None, 
 
 
 def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
-    # Options of this statement alone: a savepoint's end must not go through a cursor of the server's.
-    streamed = {"stream_results": True, "max_row_buffer": CHUNK_ROWS}
-    with source.execute(rows, execution_options=streamed) as result:
-        for chunk in result.partitions(CHUNK_ROWS):
-            yield [tuple(row) for row in chunk]
+    """The driver's own rows: all columns are text, and a Row for each would cost more than the rest of its way."""
+    cursor: Any
+    if source.dialect.name == "postgresql":
+        source.execute(sa.select(1))  # opens the transaction, if nothing did before
+        compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
+        with _driver(source).cursor(name="audience_sync") as cursor:
+            cursor.itersize = CHUNK_ROWS
+            cursor.execute(compiled.string, compiled.params)
+            while chunk := cursor.fetchmany(CHUNK_ROWS):
+                yield chunk
+    elif source.dialect.name in STREAMING:
+        with source.execute(rows) as result:
+            cursor = result.cursor
+            while chunk := cursor.fetchmany(CHUNK_ROWS):
+                yield chunk
+    else:
+        # Options of this statement alone: what follows is not to go through a cursor of the server's.
+        streamed = {"stream_results": True, "max_row_buffer": CHUNK_ROWS}
+        with source.execute(rows, execution_options=streamed) as result:
+            for part in result.partitions(CHUNK_ROWS):
+                yield [tuple(row) for row in part]
 
 
 def _copied_out(source: Connection, rows: Any) -> Generator[bytes, None, None]:

@@ -25,7 +25,7 @@ jobs: [{{name: J, audiences: [{{name: A, sql: select user_id from t}}]}}]
 def configured(folder: Path, source: str, state: str = "sqlite:///state.db") -> str:
     path = folder / "jobs.yaml"
     path.write_text(JOBS.format(source=source, state=state))
-    return load_config(path).source
+    return load_config(path).source.url
 
 
 @pytest.mark.parametrize(
