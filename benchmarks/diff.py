@@ -53,6 +53,7 @@ def main() -> None:
     options.add_argument(
         "--follow", action="store_true", help="an audience over events, followed and compared, instead"
     )
+    options.add_argument("--changed", action="store_true", help="an audience with changed_since, and without, instead")
     options.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.child:
@@ -65,6 +66,9 @@ def main() -> None:
             print(f"\n{size:,} members, {size // 100:,} changes", flush=True)
             if given.follow:
                 follow(size, databases, server)
+                continue
+            if given.changed:
+                changed(size, databases, server)
                 continue
             if given.frames:
                 for library in ("pandas", "polars"):
@@ -647,6 +651,98 @@ def followed(title: str, folder: Path, source: str, state: str, first: int, step
     whole = tell(f"{title}: 1 in 1,000 changed, everyone compared", **at(1, "1 second"))
     for number in (2, 3):
         best = tell(f"{title}: 1 in 1,000 changed, followed", **at(number, "1 day"))
+        print(f"    {whole / best:.0f} times faster", flush=True)
+
+
+# -- changed_since ------------------------------------------------------------------------------------------------
+
+CHANGED = """\
+version: 1
+source: "{source}"
+state: "{state}"
+workflows: {{crm: {{url: "http://127.0.0.1:9/"}}}}
+jobs:
+  - name: Bench
+    guard: off
+    full_every: {full_every}
+    audiences: [{{name: VIP, sql: "select user_id, changed from vip", changed_since: changed}}]
+"""
+
+
+def changed(size: int, databases: list[str], url: str) -> None:
+    """A table of as many members. Of each sync's 1 in 1,000, all came, or half came and half left."""
+    indexes = [f"CREATE INDEX vip_{column} ON vip ({column})" for column in ("user_id", "changed")]
+    first, few = 1_767_225_600, size // 1000  # 2026-01-01
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "sqlite" in databases:
+            shop = sqlite3.connect(folder / "shop.db", isolation_level=None)
+            shop.execute("PRAGMA journal_mode = WAL")
+            shop.execute("CREATE TABLE vip (user_id TEXT NOT NULL, changed INTEGER)")
+            user = "printf('user-%010d', (n * 7919) % 1000000007)"
+            shop.execute(f"INSERT INTO vip SELECT u, {first} - 7200 FROM ({numbers(size, f'{user} AS u')})")
+            for index in indexes:
+                shop.execute(index)
+
+            def change(number: int, come: int, leave: int) -> None:
+                shop.execute("BEGIN")
+                shop.execute(f"DELETE FROM vip WHERE rowid IN (SELECT rowid FROM vip LIMIT {leave})")
+                rows = numbers(come, f"printf('new-%010d', n + {number * few}), {first + number * 7200}")
+                shop.execute(f"INSERT INTO vip {rows}")
+                shop.execute("COMMIT")
+
+            changed_rows("SQLite", folder, "sqlite:///shop.db", "sqlite:///state.db", first, few, change)
+            shop.close()
+        if "postgresql" in databases:
+            server, other = Server(url, 200), Server(url, 200)
+            server.run(
+                "CREATE TABLE vip (user_id text NOT NULL, changed timestamptz)",
+                "INSERT INTO vip SELECT 'user-' || lpad(((n * 7919) % 1000000007)::text, 10, '0'), "
+                f"to_timestamp({first} - 7200) FROM generate_series(0::bigint, {size} - 1) n",
+                *indexes,
+            )
+            server.connection.execute("VACUUM ANALYZE vip")
+
+            def change_there(number: int, come: int, leave: int) -> None:
+                server.run(
+                    f"DELETE FROM vip WHERE ctid IN (SELECT ctid FROM vip LIMIT {leave})",
+                    f"INSERT INTO vip SELECT 'new-' || lpad((n + {number * few})::text, 10, '0'), "
+                    f"to_timestamp({first + number * 7200}) FROM generate_series(0, {come} - 1) n",
+                )
+
+            changed_rows("PostgreSQL", folder, server.url, server.url, first, few, change_there)
+            changed_rows("two PostgreSQL", folder, server.url, other.url, first, few, change_there, since=5)
+            server.drop()
+            other.drop()
+
+
+def changed_rows(
+    title: str,
+    folder: Path,
+    source: str,
+    state: str,
+    first: int,
+    few: int,
+    change: Callable[[int, int, int], None],
+    since: int = 0,
+) -> None:
+    from datetime import UTC, datetime
+
+    path = folder / "changed.yaml"
+
+    def at(number: int, full_every: str) -> dict[str, Any]:
+        path.write_text(CHANGED.format(source=source, state=state, full_every=full_every))
+        return child("sync", path, datetime.fromtimestamp(first + (since + number) * 7200, UTC).isoformat())
+
+    path.write_text(CHANGED.format(source=source, state=state, full_every="1 day"))
+    ready(path)
+    tell(f"{title}: first sync", **at(0, "1 day"))
+    change(since + 1, few // 2, few // 2)
+    whole = tell(f"{title}: 1 in 1,000 changed, everyone compared", **at(1, "1 second"))
+    for number, (come, leave) in enumerate([(few, 0), (few // 2, few // 2), (0, 0)], 2):
+        change(since + number, come, leave)
+        best = tell(f"{title}: {come:,} came and {leave:,} left, rows that changed", **at(number, "1 day"))
         print(f"    {whole / best:.0f} times faster", flush=True)
 
 

@@ -93,8 +93,8 @@ def _remark(found: ComputationReport, planned: bool) -> str:
         words.append("definition changed")
     if found.missed:
         words.append(
-            f"[yellow]{found.missed:,} of these had been missed by following events: "
-            "rows were changed, deleted or late beyond arrived_at[/]"
+            f"[yellow]{found.missed:,} of these had been missed between full comparisons: "
+            "rows are changed, deleted or late in ways that arrived_at or changed_since does not tell[/]"
         )
     if found.held:
         words.append(f"[yellow]held: {found.held_because}[/]")

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from audience_sync.computations.catalog import Catalog
+from audience_sync.computations.changed import ChangedRows, changed_rows
 from audience_sync.computations.compile import Compiler, Computation, without_values
 from audience_sync.computations.definition import Earlier, fingerprint, written
 from audience_sync.computations.incremental import Basis, Follower, follow
@@ -17,6 +18,7 @@ from audience_sync.config.model import Audience, Config, Trait
 __all__ = [
     "Basis",
     "Catalog",
+    "ChangedRows",
     "Computation",
     "Follower",
     "SharedSet",
@@ -40,7 +42,7 @@ def compile_computation(config: Config, catalog: Catalog, computed: Audience | T
         rows = compile_trait(compiler, computed)
     klass = "audience" if isinstance(computed, Audience) else "computed_trait"
     made = Computation(computed.key, computed.name, klass, fingerprint(config, computed), rows, compiler.skipped, found)
-    made.follower = follow(config, catalog, computed, as_of)
+    made.follower = changed_rows(config, catalog, computed, as_of) or follow(config, catalog, computed, as_of)
     if isinstance(computed, Audience):
         made.rule = written(config, computed)
         made.earlier = Earlier(config, catalog, as_of).members

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
@@ -54,6 +56,12 @@ class Catalog:
             f"{where}: the table {table.name} has no column {name!r}",
             did_you_mean(name, [c.name for c in table.c]),
         )
+
+    def selected(self, query: sa.FromClause) -> dict[str, str]:
+        """The columns that a query gives, each with the driver's word for its type (SQLite has none)."""
+        nothing: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(query).where(sa.false())
+        with self.engine.connect() as connection, connection.execute(nothing) as result:
+            return {column[0]: str(column[1]) for column in result.cursor.description}
 
     def property(self, table: sa.Table, name: str, json: str | None, where: str) -> sa.Column[object] | Property:
         """The column of this name or, where there is none, the property of this name in the column `json`."""

@@ -52,7 +52,7 @@ class Computation:
     earlier: Callable[[str], Ids | None] | None = None
     """The user ids of an earlier rule at this instant."""
     follower: Any = None
-    """An `incremental.Follower`, where the audience can be followed by its events."""
+    """An `incremental.Follower` or a `changed.ChangedRows`, where not everyone need be compared each time."""
     shared: Computation | None = None
     """The same, reading what several computations of its job read from tables that must be filled before."""
     reads: Sequence[Any] = ()

@@ -73,7 +73,8 @@ def _named(config: Config, audience: Audience) -> list[Audience]:
 
 
 def _body(config: Config, computed: Audience | Trait) -> str:
-    body = computed.model_dump(mode="json", by_alias=True, exclude={"name", "given_key"}, exclude_none=True)
+    how = {"name", "given_key", "changed_since"}  # none of which changes who is in
+    body = computed.model_dump(mode="json", by_alias=True, exclude=how, exclude_none=True)
     return json.dumps(_by_key(config, body), sort_keys=True)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -54,27 +54,23 @@ class Basis:
     full_as_of: datetime
     """T of the last sync that compared everyone."""
     arrived: dict[str, datetime]
-    """For each table of events, when the latest row seen there arrived."""
+    """For each table of events, when the latest row seen there arrived; under "", the latest of `changed_since`."""
+    kind: str | None = None
+    """What a `changed_since` column holds, as `changed` calls it."""
+    users: int = 0
+    """How many users a `changed_since` SELECT gave, those who are forgotten included."""
+    unique: bool = False
+    """Whether it gave each of them once."""
 
     def dumps(self) -> str:
-        return json.dumps(
-            {
-                "fingerprint": self.fingerprint,
-                "as_of": self.as_of.isoformat(),
-                "full_as_of": self.full_as_of.isoformat(),
-                "arrived": {table: at.isoformat() for table, at in self.arrived.items()},
-            }
-        )
+        return json.dumps(asdict(self), default=datetime.isoformat)
 
     @classmethod
     def loads(cls, text: str) -> Basis:
         found = json.loads(text)
-        return cls(
-            found["fingerprint"],
-            datetime.fromisoformat(found["as_of"]),
-            datetime.fromisoformat(found["full_as_of"]),
-            {table: datetime.fromisoformat(at) for table, at in found["arrived"].items()},
-        )
+        moments = {name: datetime.fromisoformat(found[name]) for name in ("as_of", "full_as_of")}
+        arrived = {table: datetime.fromisoformat(at) for table, at in found["arrived"].items()}
+        return cls(**{**found, **moments, "arrived": arrived})
 
 
 @dataclass(frozen=True)
@@ -106,8 +102,8 @@ class Follower:
         """Whether every table has whole numbers for ids, so that their indexes are searched by number."""
         return all(kind_of(one.found.user_id) == "integer" for one in self.followed)
 
-    def newest(self, basis: Basis | None) -> dict[str, Select[Any]]:
-        """For each table, a SELECT of the latest `arrived_at`."""
+    def readings(self, basis: Basis | None, *, full: bool) -> dict[str, Select[Any]]:
+        """What `next` is to know: for each table, the latest `arrived_at`."""
         found = {}
         for one in self.followed:
             since = basis.arrived.get(one.table) if basis else None
@@ -115,12 +111,12 @@ class Follower:
             found[one.table] = query if since is None else query.where(one.arrived.since(since))
         return found
 
-    def next(self, basis: Basis | None, newest: dict[str, Any], now: datetime, *, full: bool) -> Basis:
+    def next(self, basis: Basis | None, read: dict[str, Any], now: datetime, *, full: bool, users: int) -> Basis:
         """The basis for the sync after this one. A clock that is ahead must not hide the rows that come behind it."""
         arrived = {}
-        for table, value in newest.items():
+        for table, value in read.items():
             before = basis.arrived.get(table) if basis else None
-            moments = [min(moment, now) for moment in [_moment(value)] if moment is not None]
+            moments = [min(moment, now) for moment in [moment_of(value)] if moment is not None]
             arrived[table] = max(moments + ([before] if before else []), default=datetime(1970, 1, 2, tzinfo=UTC))
         full_as_of = self.as_of if full or basis is None else basis.full_as_of
         return Basis(self.fingerprint, self.as_of, full_as_of, arrived)
@@ -291,13 +287,13 @@ def _fingerprint(config: Config, audience: Audience, names: set[str], followed: 
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _moment(value: Any) -> datetime | None:
-    """The instant of a raw column's value; None for none, and for text that is no time."""
+def moment_of(value: Any) -> datetime | None:
+    """The instant of a raw column's value; None for none, and for what is no time."""
     if value is None:
         return None
-    if isinstance(value, (datetime, date, str)):
-        try:
+    try:
+        if isinstance(value, (datetime, date, str)):
             return parse_moment(value)
-        except ValueError:
-            return None
-    return datetime.fromtimestamp(float(value), UTC)
+        return datetime.fromtimestamp(float(value), UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None

@@ -35,16 +35,21 @@ def compile_trait(compiler: Compiler, trait: Trait) -> Rows:
 
 
 def _given(compiler: Compiler, sql: str) -> Rows:
-    """A user's own SELECT; two different values of one user are told apart by `other`."""
-    dialect = compiler.dialect
     query = compiler.sql(sql, ["user_id", "value"])
     compiler.skip(query, query.c.user_id, [])
+    return one_each(values_given(query, compiler.dialect))
+
+
+def values_given(query: Any, dialect: str, *conditions: ColumnElement[bool]) -> Rows:
+    """(user_id, value) of the rows of a user's own SELECT."""
     value = text_of(json_of_any(query.c.value, dialect), dialect)
-    told = (
-        sa.select(id_text(query.c.user_id, dialect).label("user_id"), value.label("value"))
-        .where(has_id(query.c.user_id, dialect), query.c.value.is_not(None))
-        .subquery()
-    )
+    columns: list[ColumnElement[Any]] = [id_text(query.c.user_id, dialect).label("user_id"), value.label("value")]
+    return sa.select(*columns).where(has_id(query.c.user_id, dialect), query.c.value.is_not(None), *conditions)
+
+
+def one_each(rows: Any) -> Rows:
+    """Rows of (user_id, value) as `Computation.rows` has them: two different values of one user are told by `other`."""
+    told = rows.subquery()
     low, high = sa.func.min(told.c.value), sa.func.max(told.c.value)
     return (
         sa.select(told.c.user_id, low.label("value"), sa.case((low != high, high)).label("other"))

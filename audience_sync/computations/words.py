@@ -18,7 +18,11 @@ def in_words(computed: Audience | Trait) -> str:
         return "everyone " + _whose(computed.who)
     if computed.table is not None:
         return f"everyone listed in the table {computed.table.name}{_with(computed.table.where)}"
-    return "everyone whom its SQL gives"
+    return "everyone whom its SQL gives" + _followed(computed)
+
+
+def _followed(computed: Audience | Trait) -> str:
+    return f", followed by {computed.changed_since}" if computed.changed_since is not None else ""
 
 
 def rule_in_words(rule: Rule) -> str:
@@ -114,7 +118,7 @@ def _occurrence(rule: Occurrence) -> str:
 
 def _trait(trait: Trait) -> str:
     if trait.function == "sql":
-        return "for each user, the value that its SQL gives"
+        return "for each user, the value that its SQL gives" + _followed(trait)
     what = {
         "count": f"how often they did {trait.event}",
         "sum": f"the total {trait.property} of {trait.event}",

@@ -305,6 +305,21 @@ def _select(value: str) -> str:
 
 
 Sql = Annotated[str, AfterValidator(_select)]
+ChangedSince = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        description="the column of the SELECT that says when a row came or its value changed: only such are read",
+        examples=["updated_at"],
+    ),
+]
+
+
+def _only_beside_sql(computed: Audience | Trait) -> None:
+    if computed.changed_since is not None and computed.sql is None:
+        raise PydanticCustomError(
+            "changed_since", "changed_since: stands beside sql: only; for events, name their arrived_at: in events:"
+        )
 
 
 class Audience(Named):
@@ -315,6 +330,7 @@ class Audience(Named):
         None, description="a SELECT of user_id", examples=["select customer_id as user_id from vips"]
     )
     table: MembershipTable | None = Field(None, description="a table that lists who is in")
+    changed_since: ChangedSince = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Audience:
@@ -327,6 +343,7 @@ class Audience(Named):
             )
         if self.sql == "":
             raise PydanticCustomError("sql", "its sql: is empty")
+        _only_beside_sql(self)
         return self
 
 
@@ -355,6 +372,7 @@ class Trait(Named, Window):
     unique_count: EventProperty | None = Field(None, description="how many different values it has")
     where: Tests | None = Field(None, description="tests of the event's properties")
     sql: Sql | None = Field(None, description="a SELECT of user_id and value")
+    changed_since: ChangedSince = None
 
     @property
     def function(self) -> str:
@@ -387,6 +405,7 @@ class Trait(Named, Window):
             raise PydanticCustomError("sql", "its sql: is empty")
         if given == ["sql"] and (self.is_bounded or self.where is not None):
             raise PydanticCustomError("trait", "sql: cannot stand beside a window or where: put them into the SELECT")
+        _only_beside_sql(self)
         return self
 
 
@@ -417,7 +436,7 @@ class Job(Strict):
     guard: Annotated[float | None, BeforeValidator(_guard), _guard_schema] = 0.5
     """The share of members that may change in one sync; None lets any change pass."""
     full_every: DurationField = Duration(1, "days")
-    """Audiences that are followed by their events are compared as a whole so often."""
+    """What is followed by its events or by `changed_since` is compared as a whole so often."""
     on_remove: Annotated[Literal["keep", "send false"], BeforeValidator(_on_remove)] = "keep"
 
     @property

@@ -6,7 +6,8 @@ SQLite (EXCEPT of two ordered arms, which it merges; FULL OUTER JOIN and NOT EXI
 are in docs/diff.md.
 """
 
-from audience_sync.diff.candidates import candidates, compare_candidates, gather, missed
+from audience_sync.diff.candidates import candidates, compare_candidates, missed
+from audience_sync.diff.changed import compare_changed, missed_rows
 from audience_sync.diff.changes import (
     CHANGED,
     COLUMNS,
@@ -37,12 +38,13 @@ __all__ = [
     "changes",
     "compare",
     "compare_candidates",
+    "compare_changed",
     "count",
     "found",
-    "gather",
     "joined",
     "leave_out_forgotten",
     "missed",
+    "missed_rows",
     "must_hold",
     "sample",
 ]

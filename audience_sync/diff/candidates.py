@@ -69,8 +69,11 @@ def compare_candidates(
     return count(state, nr, before)
 
 
-def missed(state: Connection, nr: int) -> int:
+def missed(
+    state: Connection, source: Connection | None, follower: Follower, basis: Basis, nr: int, source_url: str
+) -> int:
     """How many changes that a comparison of everyone found are of users who were no candidates."""
+    gather(state, source, follower, basis, source_url)
     was_one = sa.exists().where(candidates.c.user_id == changes.c.user_id).correlate(changes)
     query = sa.select(sa.func.count()).select_from(changes).where(changes.c.nr == nr, ~was_one)
     return int(state.execute(query).scalar_one())

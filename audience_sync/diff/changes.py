@@ -43,6 +43,8 @@ class Difference:
     """How many users synced holds."""
     direct: sa.Select[Any] | None = None
     """What gives everyone of a first sync, to be written to synced with no temporary table between."""
+    left_out: int = 0
+    """How many of the snapshot are forgotten, and so in none of these numbers."""
 
     @property
     def total(self) -> int:
@@ -51,6 +53,11 @@ class Difference:
     @property
     def size(self) -> int:
         return self.before + self.entered - self.exited
+
+    @property
+    def users(self) -> int:
+        """How many the snapshot holds, those who are forgotten included."""
+        return self.size + self.left_out
 
 
 NULL = sa.cast(sa.null(), sa.Text)
@@ -76,22 +83,25 @@ def found(
     )
 
 
-def add(state: Connection, found: sa.Select[Any]) -> None:
-    state.execute(sa.insert(changes).from_select(COLUMNS, found))
+def add(state: Connection, found: sa.Select[Any]) -> int:
+    """Put these into `changes`; returns how many."""
+    kept = {"preserve_rowcount": True}
+    return state.execute(sa.insert(changes).from_select(COLUMNS, found), execution_options=kept).rowcount
 
 
 def count(state: Connection, nr: int, before: int) -> Difference:
     """What `changes` holds of a computation, those left out who are forgotten. `before`: how many synced holds."""
-    if somebody_is_forgotten(state):
-        leave_out_forgotten(state, nr)
+    left_out = leave_out_forgotten(state, nr) if somebody_is_forgotten(state) else 0
     per_kind = sa.select(changes.c.kind, sa.func.count()).where(changes.c.nr == nr).group_by(changes.c.kind)
     counts: dict[str, int] = dict(state.execute(per_kind).all())
-    return Difference(nr, counts.get(ENTERED, 0), counts.get(EXITED, 0), counts.get(CHANGED, 0), before)
+    entered, exited, changed = (counts.get(kind, 0) for kind in (ENTERED, EXITED, CHANGED))
+    return Difference(nr, entered, exited, changed, before, left_out=left_out)
 
 
-def leave_out_forgotten(state: Connection, nr: int) -> None:
-    """Take users who are forgotten out of what was found."""
-    state.execute(sa.delete(changes).where(changes.c.nr == nr, is_suppressed(state, changes.c.user_id)))
+def leave_out_forgotten(state: Connection, nr: int) -> int:
+    """Take users who are forgotten out of what was found; returns how many."""
+    gone = sa.delete(changes).where(changes.c.nr == nr, is_suppressed(state, changes.c.user_id))
+    return state.execute(gone).rowcount
 
 
 def sample(state: Connection, nr: int, kind: str, limit: int = 5) -> list[str]:

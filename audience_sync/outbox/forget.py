@@ -88,6 +88,11 @@ def erase(connection: Connection, user_ids: Sequence[str]) -> dict[str, dict[str
     of_users = sa.select(outbox.c.seq).where(outbox.c.user_id.in_(user_ids))
     connection.execute(sa.delete(passed_over).where(passed_over.c.seq.in_(of_users)))
     connection.execute(sa.delete(former).where(former.c.computation_id.in_(every), former.c.user_id.in_(user_ids)))
+    gone = sa.select(sa.func.count()).where(
+        synced.c.computation_id == computations.c.id, synced.c.user_id.in_(user_ids)
+    )
+    smaller = {"size": computations.c.size - gone.correlate(computations).scalar_subquery()}
+    connection.execute(sa.update(computations).values(smaller))
     connection.execute(sa.delete(synced).where(theirs))
     for table in (leftovers, outbox, attempts):
         connection.execute(sa.delete(table).where(table.c.user_id.in_(user_ids)))

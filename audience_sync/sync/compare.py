@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import diff
-from audience_sync.computations import Basis, Computation, Follower
+from audience_sync.computations import Basis, ChangedRows, Computation, Follower
 from audience_sync.config import Config, Job
 from audience_sync.database import told
 from audience_sync.diff import Difference
@@ -67,7 +67,7 @@ def compare(
             "give it another key:",
         )
     initial = row is None or row.first_sync_id is None
-    follower: Follower | None = computation.follower if warehouse is None else None
+    follower: Follower | ChangedRows | None = computation.follower if warehouse is None else None
     basis = _basis(follower, row, computation.definition)
     follows = follower is not None and basis is not None and follower.as_of < job.full_every.after(basis.full_as_of)
     url = instant.databases.source_url
@@ -76,15 +76,13 @@ def compare(
         computation = instant.shared(computation)
     with instant.reading() as source:
         reader = connection if source is None else source
-        # Read first: what arrives from here on is looked at again by the next sync.
         counts = computation.skipped
         if follower is not None and basis is not None and follows:
             counts = follower.skipped(basis)
         with told("source", url):
-            newest = {
-                table: reader.execute(query).scalar()
-                for table, query in (follower.newest(basis) if follower else {}).items()
-            }
+            # Read first: what arrives from here on is looked at again by the next sync.
+            asked = follower.readings(basis, full=not follows) if follower is not None else {}
+            read: dict[str, Any] = {name: reader.execute(query).scalar() for name, query in asked.items()}
             skipped = sum(reader.execute(count).scalar_one() for count in counts)
         missed = 0
         kept = None
@@ -92,13 +90,23 @@ def compare(
             assert source is not None, "a warehouse is read through its own connection"
             difference, kept = compare_in_warehouse(connection, source, warehouse, keeping, computation, row, nr)
         elif follower is not None and basis is not None and follows:
-            difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
+            if isinstance(follower, ChangedRows):
+                now = read["count"]
+                difference = diff.compare_changed(
+                    connection, source, computation, basis, now, row.id, row.size, nr, url
+                )
+            else:
+                difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
         else:
             row_id = None if initial else row.id
+            may_be_direct = may_be_direct and not isinstance(follower, ChangedRows)  # which asks how many there are
             difference = diff.compare(connection, source, computation, row_id, nr, url, may_be_direct=may_be_direct)
-            if follower is not None and basis is not None and difference.total:
-                diff.gather(connection, source, follower, basis, url)
-                missed = diff.missed(connection, nr)
+            if basis is not None and difference.total:
+                if isinstance(follower, ChangedRows):
+                    now = read["count"] if basis.unique else difference.users
+                    missed = diff.missed_rows(connection, source, follower, basis, now, nr, url)
+                elif follower is not None:
+                    missed = diff.missed(connection, source, follower, basis, nr, url)
         redefined = not initial and row.definition != computation.definition
         by_rule = _by_rule(reader, computation, row.rule) if redefined else None
     report = ComputationReport(
@@ -121,14 +129,13 @@ def compare(
         report.held_because = diff.must_hold(difference, job.guard)
         report.held = report.held_because is not None
     report.seconds = time.monotonic() - started
+    following = None
     if follower is not None:
-        following = follower.next(basis, newest, datetime.now(UTC), full=not follows).dumps()
-    else:
-        following = None
-    return Compared(report, difference, following, kept)
+        following = follower.next(basis, read, datetime.now(UTC), full=not follows, users=difference.users)
+    return Compared(report, difference, following.dumps() if following is not None else None, kept)
 
 
-def _basis(follower: Follower | None, row: Any, definition: str) -> Basis | None:
+def _basis(follower: Follower | ChangedRows | None, row: Any, definition: str) -> Basis | None:
     """What the last sync left to start from; nothing after a change of the rule or the tables, or back in time."""
     if follower is None or row is None or row.first_sync_id is None or row.removed_at is not None:
         return None
