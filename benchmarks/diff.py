@@ -689,7 +689,7 @@ def changed(size: int, databases: list[str], url: str) -> None:
                 shop.execute("BEGIN")
                 shop.execute(f"DELETE FROM vip WHERE rowid IN (SELECT rowid FROM vip LIMIT {leave})")
                 rows = numbers(come, f"printf('new-%010d', n + {number * few}), {first + number * 7200}")
-                shop.execute(f"INSERT INTO vip {rows}")
+                shop.execute(f"INSERT INTO vip {rows} WHERE n < {come}")
                 shop.execute("COMMIT")
 
             changed_rows("SQLite", folder, "sqlite:///shop.db", "sqlite:///state.db", first, few, change)
