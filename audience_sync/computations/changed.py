@@ -141,7 +141,7 @@ def changed_rows(config: Config, catalog: Catalog, computed: Audience | Trait, a
             f"{computed.name}: changed_since: its sql: does not select {column!r}",
             did_you_mean(column, list(given)) or "select it beside " + " and ".join(_needed(computed)),
         )
-    said = [__version__, config.source, fingerprint(config, computed), column, sorted(given.items())]
+    said = [__version__, config.source.url, fingerprint(config, computed), column, sorted(given.items())]
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
     return ChangedRows(config, catalog, computed, as_of, digest)
 
