@@ -21,6 +21,7 @@ from audience_sync.computations.expressions import has_id, id_text, lacks_id, me
 from audience_sync.computations.occurrences import Events, column_of, events, in_window, tested
 from audience_sync.computations.properties import Property
 from audience_sync.computations.sequences import in_order
+from audience_sync.computations.spellings import ROWS
 from audience_sync.computations.times import TimeColumn
 from audience_sync.computations.values import kind_of, rounded
 from audience_sync.config.model import Audience, Config, MembershipTable
@@ -349,10 +350,7 @@ class Compiler:
         escaped = re.sub(r"::|:(?!as_of\b)", lambda colons: colons[0].replace(":", r"\:"), body)
         clause = sa.text(escaped + "\n")
         if re.search(r"(?<![:\w\\]):as_of\b", escaped):
-            value: Any = self.as_of
-            if self.dialect == "sqlite":
-                value = self.as_of.strftime("%Y-%m-%d %H:%M:%S")
-            clause = clause.bindparams(as_of=value)
+            clause = clause.bindparams(as_of=ROWS[self.dialect].as_of(self.as_of))
         return clause.columns(*[sa.column(name) for name in columns]).subquery("given")
 
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 
 from audience_sync.computations.properties import Property
-from audience_sync.computations.times import MYSQL, TimeColumn
+from audience_sync.computations.spellings import ROWS
+from audience_sync.computations.times import TimeColumn
 from audience_sync.computations.values import kind_of, plain_text, text_of
 from audience_sync.config.durations import parse_moment
 from audience_sync.config.rules import Test
@@ -34,8 +35,7 @@ def lacks_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
 
 
 def _comparable(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
-    # only MySQL takes a blank for nothing
-    return text_of(column, dialect) if dialect in MYSQL else plain_text(column, dialect)
+    return text_of(column, dialect) if ROWS[dialect].blank_is_nothing else plain_text(column, dialect)
 
 
 def equals_text(column: ColumnElement[Any], value: str, dialect: str) -> ColumnElement[bool]:
@@ -44,9 +44,7 @@ def equals_text(column: ColumnElement[Any], value: str, dialect: str) -> ColumnE
     if not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum):
         return text_of(column, dialect) == operand
     plain = column == operand
-    if dialect in ("postgresql", "duckdb", "spark"):
-        return plain  # which compare texts to the letter, in whatever order they sort them
-    return sa.and_(plain, text_of(column, dialect) == operand)
+    return plain if ROWS[dialect].exact_texts else sa.and_(plain, text_of(column, dialect) == operand)
 
 
 def meets(
@@ -66,6 +64,7 @@ class _Asked:
         self.kind = kind_of(column)
         self.as_of = as_of
         self.dialect = dialect
+        self.spelling = ROWS[dialect]
         self.where = where
 
     def meets(self, word: str, value: Any) -> ColumnElement[bool]:
@@ -119,15 +118,8 @@ class _Asked:
         text = text_of(self.column, self.dialect)
         if value == "":
             return self.column.is_not(None)
-        operand = self._text(value)
-        if word == "contains":
-            find = sa.func.strpos if self.dialect in ("postgresql", "duckdb") else sa.func.instr
-            return find(text, operand) > 0
-        if word == "starts_with":
-            return sa.func.substr(text, 1, len(value)) == operand
-        if self.dialect == "sqlite":
-            return sa.func.substr(text, -len(value)) == operand
-        return sa.func.right(text, len(value)) == operand
+        found: ColumnElement[bool] = getattr(self.spelling, word)(text, value)
+        return found
 
     def _at(self, word: str, value: Any) -> ColumnElement[bool]:
         try:
@@ -150,10 +142,10 @@ class _Asked:
     def _operand(self, value: Any) -> ColumnElement[Any]:
         """The value in the column's own terms, so that no database converts it in a way of its own."""
         if self.kind == "boolean":
-            as_numbers = self.dialect in MYSQL  # which has no booleans: it shows them as TINYINT(1)
-            if not isinstance(value, bool) and not (as_numbers and isinstance(value, int)):
+            as_number = self.spelling.shows_booleans_as_numbers and isinstance(value, int)
+            if not isinstance(value, bool) and not as_number:
                 raise ConfigError(f"{self.where}: the column holds true or false, not {value!r}", "write true or false")
-            return sa.literal(value, sa.Boolean) if self.dialect in ("postgresql", "duckdb") else sa.literal(int(value))
+            return self.spelling.boolean(value)
         if self.kind in ("integer", "number"):
             return self._number(value)
         return self._text(_as_text(value))

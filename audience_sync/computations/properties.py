@@ -13,73 +13,37 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.dialects.postgresql import JSONB
 
+from audience_sync.computations.spellings import ROWS
+from audience_sync.computations.values import text_of
 from audience_sync.config.rules import Test
-from audience_sync.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Property:
-    """One property of a JSON column (text, json or jsonb) on SQLite or PostgreSQL."""
+    """One property of a JSON column (text, json or jsonb), where the database's row of `spellings` can read it."""
 
     column: ColumnElement[Any]
     name: str
     dialect: str
 
     def __post_init__(self) -> None:
-        if self.dialect not in ("sqlite", "postgresql"):
-            raise ConfigError(
-                f"properties of a JSON column cannot be read in {self.dialect}",
-                "make the property a column, in a view of your own",
-            )
-
-    @property
-    def _path(self) -> str:
-        return '$."' + self.name.replace('"', '\\"') + '"'
+        _ = self.text  # a database that cannot read properties says so now
 
     @property
     def number(self) -> ColumnElement[Any]:
         """Its value where it is a number, else NULL."""
-        if self.dialect == "sqlite":
-            kind = sa.func.json_type(self.column, self._path)
-            extracted = sa.func.json_extract(self.column, self._path, type_=sa.Double)
-            return sa.type_coerce(sa.case((kind.in_(["integer", "real"]), extracted)), sa.Double)
-        found = sa.cast(self.column, JSONB)[self.name]
-        number = sa.case((sa.func.jsonb_typeof(found) == "number", sa.cast(found.astext, sa.Double)))
-        return sa.type_coerce(number, sa.Double)
+        return ROWS[self.dialect].property_number(self.column, self.name)
 
     @property
     def text(self) -> ColumnElement[Any]:
         """Its value as text; `true` and `false` for those, JSON for what is nested; NULL when missing."""
-        if self.dialect == "sqlite":
-            kind = sa.func.json_type(self.column, self._path)
-            value = sa.cast(sa.func.json_extract(self.column, self._path), sa.Text)
-            return sa.case((kind.in_(["true", "false"]), kind), else_=value)
-        found: ColumnElement[Any] = sa.cast(self.column, JSONB)[self.name].astext
-        return found
+        return ROWS[self.dialect].property_text(self.column, self.name)
 
     @property
     def json(self) -> ColumnElement[Any]:
         """Its value as JSON text; NULL when missing."""
-        from audience_sync.computations.values import json_of_any, text_of
-
-        if self.dialect == "sqlite":
-            kind = sa.func.json_type(self.column, self._path)
-            value = sa.func.json_extract(self.column, self._path)
-            text: ColumnElement[Any] = sa.case(
-                (kind == "null", sa.null()),
-                (kind.in_(["true", "false"]), kind),
-                (kind.in_(["object", "array"]), value),
-                (value.is_(None), sa.null()),
-                else_=json_of_any(value, self.dialect),
-            )
-            return text_of(text, self.dialect)
-        found = sa.cast(self.column, JSONB)[self.name]
-        kind = sa.func.jsonb_typeof(found)
-        number = sa.cast(sa.func.trim_scale(sa.cast(found.astext, sa.Numeric)), sa.Text)
-        text = sa.case((kind == "null", sa.null()), (kind == "number", number), else_=sa.cast(found, sa.Text))
-        return text_of(text, self.dialect)
+        return text_of(ROWS[self.dialect].property_json(self.column, self.name), self.dialect)
 
     def meets(self, test: Test, as_of: datetime, where: str) -> ColumnElement[bool]:
         parts = [self._one(word, getattr(test, word), as_of, where) for word in sorted(test.model_fields_set)]

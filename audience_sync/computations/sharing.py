@@ -16,12 +16,12 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.compile import Compiler, Computation, Ids, without_values
-from audience_sync.computations.values import COLLATIONS
+from audience_sync.computations.spellings import MARIADB_COLLATION
 from audience_sync.config.model import Audience, Config, Job
 from audience_sync.config.rules import audiences_named
 from audience_sync.state.tables import PREFIX, UserId
 
-_UserId = UserId.with_variant(LONGTEXT(collation=COLLATIONS["mariadb"]), "mysql", "mariadb")
+_UserId = UserId.with_variant(LONGTEXT(collation=MARIADB_COLLATION), "mysql", "mariadb")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,12 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.dialects.mysql import CHAR
 
 from audience_sync.computations.compile import Compiler
 from audience_sync.computations.expressions import has_id, id_text
 from audience_sync.computations.occurrences import column_of, events
 from audience_sync.computations.properties import Property
-from audience_sync.computations.times import MYSQL, joined
+from audience_sync.computations.spellings import ROWS
 from audience_sync.computations.values import Kind, comparable, json_of, json_of_any, kind_of, rounded, text_of
 from audience_sync.config.model import Trait
 from audience_sync.config.rules import Occurrence
@@ -150,15 +149,6 @@ class _Values:
     def unique_list(self) -> Rows:
         distinct = sa.select(self.rows.c.user_id, self.rows.c.key).distinct().subquery()
         item = self._json(distinct.c.key, self.kind)
-        if self.dialect == "sqlite":
-            # SQLite puts an aggregate's rows in order since 3.44 only: a running one, of which the last row counts.
-            whose = distinct.c.user_id
-            so_far = sa.func.group_concat(item, ",").over(partition_by=whose, order_by=distinct.c.key, rows=(None, 0))
-            left = sa.func.row_number().over(partition_by=whose, order_by=distinct.c.key.desc())
-            running = sa.select(whose, so_far.label("items"), left.label("left")).subquery()
-            lists = sa.select(running.c.user_id, running.c["items"]).where(running.c.left == 1).subquery()
-        else:
-            text = sa.cast(item, CHAR if self.dialect in MYSQL else sa.Text)
-            items = sa.func.aggregate_strings(text, ",").aggregate_order_by(distinct.c.key)
-            lists = sa.select(distinct.c.user_id, items.label("items")).group_by(distinct.c.user_id).subquery()
-        return sa.select(lists.c.user_id, joined(self.dialect, "[", lists.c["items"], "]").label("value"))
+        spelling = ROWS[self.dialect]
+        lists = spelling.lists(distinct, item).subquery()
+        return sa.select(lists.c.user_id, spelling.joined("[", lists.c["items"], "]").label("value"))

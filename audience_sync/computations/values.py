@@ -6,34 +6,26 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.dialects.mysql import CHAR, DECIMAL, TINYINT
+from sqlalchemy.dialects.mysql import TINYINT
 
-from audience_sync.computations.times import MYSQL, TimeColumn, is_time, iso_text, joined, without_zeros
+from audience_sync.computations.spellings import ROWS, is_time
+from audience_sync.computations.times import TimeColumn
 
 Kind = Literal["boolean", "integer", "number", "time", "text"]
 
-PLACES = 6
-"""Decimals to which totals, averages and numbers in traits are rounded, so that no database's arithmetic shows."""
-FINER = 9
 LARGEST = 1e28
 """Numbers beyond it, and endless ones, count as missing: not every database can write them out."""
-
-COLLATIONS = {"sqlite": "BINARY", "postgresql": "C", "mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}
-"""Comparison to the letter, blanks at the end included. DuckDB compares so by its nature."""
 
 
 def text_of(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     """A value as text that is compared to the letter, whatever the column's own collation."""
-    text = plain_text(column, dialect)
-    return text if dialect in ("duckdb", "spark") else sa.collate(text, COLLATIONS[dialect])
+    return ROWS[dialect].to_the_letter(plain_text(column, dialect))
 
 
 def plain_text(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     """A value as text, in whatever order. A cast hides a column from its index, so one that holds text is left as it
-    is. Not so CHAR, which is padded, nor MySQL's, which may have any character set."""
-    if dialect in MYSQL:
-        return sa.cast(column, CHAR(charset="utf8mb4"))
-    return column if type(column.type) in (sa.Text, sa.TEXT, sa.VARCHAR) else sa.cast(column, sa.Text)
+    is."""
+    return column if ROWS[dialect].is_plain(column) else ROWS[dialect].text(column)
 
 
 def kind_of(column: ColumnElement[Any]) -> Kind:
@@ -58,81 +50,23 @@ def comparable(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
 
 
 def rounded(number: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
-    """A number to PLACES decimals, halves away from zero; NULL where it is endless or beyond LARGEST.
-
-    It is rounded to FINER decimals first: binary fractions leave a half that is one just below it here, just above it
-    there, and this brings it back.
-    """
+    """A number to so many decimals, halves away from zero; NULL where it is endless or beyond LARGEST."""
     bounded = sa.case((sa.func.abs(number) < sa.literal(LARGEST, sa.Double), number), else_=sa.null())
-    if dialect == "postgresql":
-        return sa.func.round(sa.func.round(sa.cast(bounded, sa.Numeric), FINER), PLACES, type_=sa.Numeric)
-    if dialect == "duckdb":
-        return sa.func.round(sa.cast(bounded, sa.Numeric(38, FINER)), PLACES, type_=sa.Numeric)
-    if dialect in MYSQL:
-        return sa.cast(sa.cast(bounded, DECIMAL(65, FINER)), DECIMAL(65, PLACES))
-    finer = sa.func.round(bounded, FINER, type_=sa.Double)
-    return sa.func.round(finer, PLACES, type_=sa.Double) + sa.literal(0.0, sa.Double)  # −0.0 + 0.0 is 0.0
+    return ROWS[dialect].rounded(bounded)
 
 
 def json_of(value: ColumnElement[Any], kind: Kind, dialect: str) -> ColumnElement[str]:
     """The JSON text of what `comparable` gave for a column of this kind."""
+    spelling = ROWS[dialect]
     if kind == "boolean":
-        return sa.case((value.is_(None), sa.null()), (_is_true(value, dialect), "true"), else_="false")
+        return sa.case((value.is_(None), sa.null()), (spelling.is_true(value), "true"), else_="false")
     if kind == "time":
-        return joined(dialect, '"', iso_text(value, dialect), '"')
+        return spelling.joined('"', spelling.without_zeros(spelling.iso(value)), 'Z"')
     if kind == "integer":
-        return sa.cast(value, CHAR if dialect in MYSQL else sa.Text)
-    if kind == "number":
-        return _decimal_text(value, dialect)
-    return _quoted(value, dialect)
-
-
-def _is_true(value: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    return value != 0 if dialect in (*MYSQL, "sqlite") else sa.type_coerce(value, sa.Boolean)
-
-
-def _decimal_text(number: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
-    if dialect == "sqlite":
-        return without_zeros(sa.func.printf(f"%.{PLACES}f", number), dialect)
-    if dialect == "postgresql":
-        return sa.cast(sa.func.trim_scale(number), sa.Text)
-    exact = DECIMAL(65, PLACES) if dialect in MYSQL else sa.Numeric(38, PLACES)
-    return without_zeros(sa.cast(sa.cast(number, exact), CHAR if dialect in MYSQL else sa.Text), dialect)
-
-
-def _quoted(text: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
-    if dialect == "sqlite":
-        return sa.func.json_quote(text)
-    if dialect in MYSQL:
-        return sa.func.json_quote(text)
-    return sa.cast(sa.func.to_json(sa.cast(text, sa.Text)), sa.Text)
+        return spelling.text(value)
+    return spelling.decimal_text(value) if kind == "number" else spelling.quoted(value)
 
 
 def json_of_any(value: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
     """The JSON text of a value whose type only the database knows, as a user's own SQL gives it."""
-    if dialect == "sqlite":
-        endless = sa.and_(sa.func.typeof(value) == "real", sa.func.abs(value) > 1.7976931348623157e308)
-        whole = sa.and_(sa.func.typeof(value) == "real", sa.func.abs(value) < 1e15, value == sa.cast(value, sa.Integer))
-        return sa.case(
-            (endless, None),
-            (whole, sa.cast(sa.cast(value, sa.Integer), sa.Text)),
-            else_=sa.func.json_quote(value),
-        )
-    if dialect in MYSQL:
-        text: ColumnElement[Any] = sa.func.json_extract(sa.func.json_array(value), "$[0]")
-        return sa.case(
-            (value.is_(None), sa.null()),
-            (text.regexp_match("^-?[0-9]+[.][0-9]*0$"), sa.func.regexp_replace(text, "[.]?0+$", "")),
-            else_=text,
-        )
-    text = sa.cast(sa.func.to_json(value), sa.Text)
-    if dialect == "postgresql":
-        # to_json makes the text "NaN" of a number that is none; it is no value, and is not told.
-        numeric = sa.cast(sa.func.pg_typeof(value), sa.Text).in_(["double precision", "real", "numeric"])
-        endless = sa.and_(numeric, sa.cast(value, sa.Text).in_(["NaN", "Infinity", "-Infinity"]))
-    else:
-        endless = sa.func.lower(text).in_(["nan", "-nan", "inf", "-inf", "infinity", "-infinity"])  # text is quoted
-    number = text.regexp_match(r"^-?[0-9]+\.[0-9]*0$")
-    return sa.case(
-        (value.is_(None), sa.null()), (endless, sa.null()), (number, without_zeros(text, dialect)), else_=text
-    )
+    return ROWS[dialect].json_of_any(value)
