@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,21 +131,61 @@ def _mysql_source(url: str) -> Engine:
 sa.dialects.registry.register("spark", "audience_sync.spark.dialect", "SparkDialect")
 
 
-def _spark_source(url: str) -> Engine:
-    """Spark has no transactions to be read-only: it is the account of the URL that must not be able to write."""
-    return sa.create_engine(url, poolclass=sa.pool.NullPool)
+@dataclass(frozen=True)
+class _Session:
+    """What a session of a warehouse is told, so that nothing depends on the server's or the account's settings."""
+
+    statements: tuple[str, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
-_EXTRAS = {"duckdb": "duckdb", "mysql": "mysql", "mariadb": "mysql", "spark": "spark"}
+SESSIONS = {
+    "spark": _Session(),  # its dialect tells them
+    "databricks": _Session(("SET TIME ZONE 'UTC'", "SET ANSI_MODE = true")),
+    "snowflake": _Session(("ALTER SESSION SET TIMEZONE = 'UTC'",)),
+    "bigquery": _Session(),  # whose sessions are in UTC
+    "redshift": _Session(("SET timezone TO 'UTC'",)),
+    "trino": _Session(parameters={"timezone": "UTC"}),
+    "clickhousedb": _Session(
+        parameters={
+            "ch_session_timezone": "UTC",
+            "ch_output_format_json_quote_64bit_integers": "0",
+            "ch_output_format_json_quote_denormals": "0",
+        }
+    ),
+}
+
+
+def _warehouse_source(url: str) -> Engine:
+    """Warehouses have no transactions that only read: it is the account of the URL that must not be able to write."""
+    session = SESSIONS[make_url(url).get_backend_name()]
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=session.parameters)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for statement in session.statements:
+            cursor.execute(statement)
+        cursor.close()
+
+    return engine
+
+
+_EXTRAS = {"duckdb": "duckdb", "mysql": "mysql", "mariadb": "mysql", **{name: name for name in SESSIONS}}
+_EXTRAS["clickhousedb"] = "clickhouse"
 _OPENERS = {
     "sqlite": _sqlite_source,
     "postgresql": _postgresql_source,
     "duckdb": _duckdb_source,
     "mysql": _mysql_source,
     "mariadb": _mysql_source,
-    "spark": _spark_source,
+    **dict.fromkeys(SESSIONS, _warehouse_source),
 }
-_WAREHOUSES = {"duckdb": _duckdb_warehouse, "postgresql": _postgresql_warehouse, "spark": _spark_source}
+_WAREHOUSES = {
+    "duckdb": _duckdb_warehouse,
+    "postgresql": _postgresql_warehouse,
+    **dict.fromkeys(SESSIONS, _warehouse_source),
+}
 
 
 def open_state(url: str, attach: str | None = None) -> Engine:

@@ -21,7 +21,7 @@ from audience_sync.config.schedule import local_zone, trigger
 from audience_sync.config.sql_text import problem_of
 from audience_sync.config.strict import Strict, did_you_mean
 from audience_sync.config.yaml_file import Document
-from audience_sync.database import IN_FILES
+from audience_sync.database import IN_FILES, SESSIONS
 from audience_sync.errors import ConfigError, Problem
 from audience_sync.state.tables import RELAY_EVENTS
 
@@ -34,11 +34,11 @@ SOURCES = {
     "duckdb": "duckdb",
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",
-    "spark": "spark",
+    **{name: name for name in SESSIONS},
 }
 """The databases a source may be, each with the driver that a bare name stands for."""
 STATES = {name: SOURCES[name] for name in ("sqlite", "postgresql")}
-WAREHOUSES = ("duckdb", "postgresql", "spark")
+WAREHOUSES = ("duckdb", "postgresql", *SESSIONS)
 """Those of them that can keep each audience's last snapshot themselves (`synced: warehouse`)."""
 
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 DEADLINE_SECONDS = 180
 CLUSTER = "local-cluster[2,1,1024]"
@@ -91,3 +93,13 @@ def serve() -> Iterator[str]:
             process.wait(30)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def store(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a Parquet table in two files, in place of one of that name, which only this session has looked at:
+    a session remembers the files of the tables that it has read."""
+    types = connection.dialect.type_compiler_instance
+    schema = ", ".join(f"`{column.name}` {types.process(column.type)}" for column in table.columns)
+    session = connection.connection.driver_connection.session  # type: ignore[union-attr]
+    frame = session.createDataFrame([tuple(row[c.name] for c in table.columns) for row in rows], schema)
+    frame.repartition(2).write.mode("overwrite").format("parquet").saveAsTable(table.name)

@@ -6,6 +6,7 @@ from audience_sync.computations.spellings.base import PLACES, Spelling, is_numbe
 from audience_sync.computations.spellings.mysql import MARIADB_COLLATION, MariaDB, MySQL
 from audience_sync.computations.spellings.postgresql import DuckDB, PostgreSQL
 from audience_sync.computations.spellings.sqlite import SQLite
+from audience_sync.computations.spellings.warehouses import BigQuery, ClickHouse, Redshift, Snowflake, Spark, Trino
 
 ROWS: dict[str, Spelling] = {
     "sqlite": SQLite(),
@@ -13,6 +14,13 @@ ROWS: dict[str, Spelling] = {
     "duckdb": DuckDB(),
     "mysql": MySQL(),
     "mariadb": MariaDB(),
+    "spark": Spark(),
+    "databricks": Spark(),
+    "snowflake": Snowflake(),
+    "bigquery": BigQuery(),
+    "redshift": Redshift(),
+    "trino": Trino(),
+    "clickhousedb": ClickHouse(),
 }
 """By the names of SQLAlchemy's dialects."""
 
