@@ -279,7 +279,7 @@ def test_a_workflow_whose_address_is_wrong_is_told_at_once_and_nothing_is_lost(p
 @pytest.mark.slow
 def test_a_workflow_that_cannot_be_reached(project: Project) -> None:
     members.put(shop(project), ["u1"])
-    project.write(members.jobs_yaml("http://127.0.0.1:1"))
+    project.write(members.jobs_yaml("http://127.0.0.1:1").replace("s3cret}", "s3cret, max_wait: 1 s}"))
     ran = project.cli("run", "--json")
     assert ran.code == 1
     job = ran.json["jobs"][0]
