@@ -3,7 +3,8 @@
     python benchmarks/delivery.py [--deliveries 200000] [--runs 3] [--skip-postgresql]
 
 The sink is sink.c, compiled here: the receiver must not be what is measured. Every figure is the median of the runs,
-with the lowest and the highest, because machines are noisy; `ratio` is to the bare pycurl loop of this run.
+with the lowest and the highest, because machines are noisy; `ratio` is to the bare pycurl loop of this run. `CPU µs` is
+the sending processes' processor time a call, without their start: other work on the machine hardly changes it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx
 import pycurl
@@ -54,7 +56,14 @@ def sink(delay_ms: int = 0) -> Iterator[str]:
             process.wait()
 
 
-def bare_pycurl(url: str, count: int, concurrency: int = 64) -> float:
+class Measured(NamedTuple):
+    """Calls a second, and microseconds of processor time of the sending processes for each."""
+
+    rate: float
+    cpu: float
+
+
+def bare_pycurl(url: str, count: int, concurrency: int = 64) -> Measured:
     """The limit: libcurl's multi interface with nothing around it but the signature."""
     multi = pycurl.CurlMulti()
     fields = [f"{name}: {value}".encode() for name, value in FIELDS.items()] + [b"Expect:"]
@@ -64,7 +73,7 @@ def bare_pycurl(url: str, count: int, concurrency: int = 64) -> float:
         curl.setopt(pycurl.HTTPHEADER, [*fields, b"X-Signature: " + signed().encode()])
         multi.add_handle(curl)
 
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     for _ in range(concurrency):
         curl = pycurl.Curl()
         curl.setopt(pycurl.URL, url)
@@ -87,13 +96,13 @@ def bare_pycurl(url: str, count: int, concurrency: int = 64) -> float:
                 break
         if done < count:
             multi.select(1.0)
-    return count / (time.perf_counter() - started)
+    return Measured(count / (time.perf_counter() - started), (time.process_time() - spent) / count * 1e6)
 
 
-def plain_httpx(url: str, count: int, concurrency: int) -> float:
+def plain_httpx(url: str, count: int, concurrency: int) -> Measured:
     """httpx.AsyncClient as people use it."""
 
-    async def main() -> float:
+    async def main() -> Measured:
         left = count
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         async with httpx.AsyncClient(limits=limits, headers=FIELDS) as client:
@@ -105,9 +114,9 @@ def plain_httpx(url: str, count: int, concurrency: int) -> float:
                     answer = await client.post(url, content=BODY, headers={"X-Signature": signed()})
                     assert answer.status_code == 200
 
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), time.process_time()
             await asyncio.gather(*(work() for _ in range(concurrency)))
-            return count / (time.perf_counter() - started)
+            return Measured(count / (time.perf_counter() - started), (time.process_time() - spent) / count * 1e6)
 
     return asyncio.run(main())
 
@@ -153,21 +162,27 @@ peaks: dict[str, float] = {}
 
 def ours(
     name: str, database: Callable[[], str], url: str, count: int, concurrency: int = 64, processes: int = 1
-) -> float:
+) -> Measured:
     """`audience-sync deliver` in processes of its own: from the outbox to the written checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         shop = Shop(Path(folder), database(), url, count, concurrency)
         shop.write(url)
         running = [shop.command("deliver", "--json") for _ in range(processes)]
-        reports = []
-        for process in running:
-            assert process.stdout is not None
-            reports.append(json.loads(process.stdout.read())["deliveries"][0])
-            _, _, usage = os.wait4(process.pid, 0)
-            peaks[name] = max(peaks.get(name, 0.0), usage.ru_maxrss / 1024)
+        reports, spent = zip(*(finished(name, process) for process in running), strict=True)
+        _, start = finished(name, shop.command("deliver", "--json"))  # nothing is left to deliver
         delivered = sum(report["delivered"] for report in reports)
         assert delivered >= count - 100, reports
-        return float(delivered / max(report["seconds"] for report in reports))
+        seconds = max(report["seconds"] for report in reports)
+        return Measured(delivered / seconds, (sum(spent) - processes * start) / delivered * 1e6)
+
+
+def finished(name: str, process: subprocess.Popen[str]) -> tuple[dict[str, Any], float]:
+    """What the command reports, and its seconds of processor time."""
+    assert process.stdout is not None
+    report = json.loads(process.stdout.read())["deliveries"][0]
+    _, _, usage = os.wait4(process.pid, 0)
+    peaks[name] = max(peaks.get(name, 0.0), usage.ru_maxrss / 1024)
+    return report, usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -177,9 +192,9 @@ def main() -> None:
     parser.add_argument("--skip-postgresql", action="store_true")
     given = parser.parse_args()
     count: int = given.deliveries
-    figures: dict[str, list[float]] = {}
+    figures: dict[str, list[Measured]] = {}
 
-    def measure(name: str, work: Callable[[], float]) -> None:
+    def measure(name: str, work: Callable[[], Measured]) -> None:
         figures.setdefault(name, []).append(work())
 
     server = None
@@ -229,21 +244,25 @@ def main() -> None:
     show(figures)
 
 
-def show(figures: dict[str, list[float]]) -> None:
-    limit = statistics.median(figures["bare pycurl multi, 64 in flight"])
+def show(figures: dict[str, list[Measured]]) -> None:
+    limit = statistics.median(one.rate for one in figures["bare pycurl multi, 64 in flight"])
     table = Table(title="Acknowledged calls a second", box=None)
     table.add_column("")
-    for title in ("median", "lowest", "highest", "ratio", "peak MB"):
+    for title in ("median", "lowest", "highest", "ratio", "CPU µs", "peak MB"):
         table.add_column(title, justify="right")
     for name, found in figures.items():
-        median = statistics.median(found)
+        rates = [one.rate for one in found]
+        median = statistics.median(rates)
+        cpu = f"{statistics.median(one.cpu for one in found):,.1f}"
         peak = f"{peaks[name]:,.0f}" if name in peaks else ""
-        table.add_row(name, f"{median:,.0f}", f"{min(found):,.0f}", f"{max(found):,.0f}", f"{median / limit:.2f}", peak)
+        lowest, highest = f"{min(rates):,.0f}", f"{max(rates):,.0f}"
+        table.add_row(name, f"{median:,.0f}", lowest, highest, f"{median / limit:.2f}", cpu, peak)
     console = Console()
     console.print(table)
+    console.print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name in ("audience-sync, SQLite", "audience-sync, PostgreSQL, 1 process"):
         if name in figures:
-            minutes = 10_000_000 / statistics.median(figures[name]) / 60
+            minutes = 10_000_000 / statistics.median(one.rate for one in figures[name]) / 60
             console.print(f"{name}: ten million deliveries, extrapolated: {minutes:.1f} minutes")
 
 
