@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from typing import Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, NestedTransaction
 
 from audience_sync.computations import Computation, SharedSet, shared_sets
 from audience_sync.database import told, writing_temporary
@@ -137,18 +137,16 @@ class Instant:
     @contextmanager
     def _writing(self, source: Connection) -> Iterator[None]:
         """One computation's snapshot in the warehouse: whole, or rolled back as far as the warehouse can."""
+        one: Connection | NestedTransaction = source.begin_nested() if self.savepoints else source
         try:
-            if self.savepoints:
-                with source.begin_nested():
-                    yield
-            else:
-                yield
-                source.commit()
+            yield
+            one.commit()
         except BaseException:
-            if source.invalidated:
+            try:
+                one.rollback()
+            except Exception:  # the driver's own words, too, for a connection that is gone
                 self.is_lost = self.savepoints
                 self._source = None
+                source.invalidate()
                 source.close()
-            elif not self.savepoints:
-                source.rollback()
             raise

@@ -6,6 +6,7 @@ rows in the order of their ids' bytes, so that it appends to its table instead o
 
 from __future__ import annotations
 
+import select
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any
@@ -147,9 +148,14 @@ def _copied_out(source: Connection, rows: Any) -> Generator[bytes, None, None]:
         raise psycopg.errors.error_from_result(result)
     gathered = bytearray()
     while True:
-        length, row = libpq.get_copy_data(0)
+        length, row = libpq.get_copy_data(1)
         if length < 0:
             break
+        if length == 0:
+            # Asked to wait itself, libpq would hold the interpreter meanwhile, Ctrl-C with it.
+            select.select([libpq.socket], [], [])
+            libpq.consume_input()
+            continue
         gathered += row
         if len(gathered) >= BLOCK_BYTES:
             yield bytes(gathered)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, Executable
 from sqlalchemy.types import TypeEngine
 
 
@@ -23,6 +23,8 @@ class Capabilities:
     """What its CREATE TABLE says beside the columns, as SQLAlchemy's dialect has it."""
     analyze: bool = False
     """A table just filled is unknown to its planner until it is told."""
+    impatient: Executable | None = None
+    """Has a transaction's DROP TABLE fail, not wait for whoever reads the table."""
     one_instant: bool = False
     """Transactions hold several statements, CREATE TABLE among them, see one instant of all tables, and have
     savepoints: all computations of a job are read at one instant."""
@@ -34,6 +36,7 @@ CAPABILITIES = {
         sha256_hex=lambda text: sa.func.encode(sa.func.sha256(sa.func.convert_to(text, "UTF8")), "hex"),
         text=sa.Text(collation="C"),
         analyze=True,
+        impatient=sa.select(sa.func.set_config("lock_timeout", "5s", True)),
         one_instant=True,
     ),
     "spark": Capabilities(sha256_hex=lambda text: sa.func.sha2(text, 256)),

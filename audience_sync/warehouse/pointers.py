@@ -64,6 +64,8 @@ def sweep(state: Connection, warehouse: Warehouse, token: str) -> None:
             names = warehouse.names(connection)  # before state is asked: what is made from here on is not among them
             connection.rollback()
             for name in _unneeded(state, warehouse, names, token):
+                if warehouse.can.impatient is not None:
+                    connection.execute(warehouse.can.impatient)
                 warehouse.snapshot(warehouse.place(name)).drop(connection, checkfirst=True)
                 connection.commit()
     except AudienceSyncError as error:
