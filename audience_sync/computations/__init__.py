@@ -7,10 +7,10 @@ from typing import Any
 
 from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.changed import ChangedRows, changed_rows
-from audience_sync.computations.compile import Compiler, Computation, without_values
+from audience_sync.computations.compile import Compiler, Computation, SharedSet, without_values
 from audience_sync.computations.definition import Earlier, fingerprint, written
 from audience_sync.computations.incremental import Basis, Follower, follow
-from audience_sync.computations.sharing import SharedSet, share, shared_sets
+from audience_sync.computations.sharing import share, shared_sets
 from audience_sync.computations.traits import compile_trait
 from audience_sync.computations.words import in_words
 from audience_sync.config.model import Audience, Config, Trait

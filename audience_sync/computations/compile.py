@@ -56,28 +56,26 @@ class Computation:
     """An `incremental.Follower` or a `changed.ChangedRows`, where not everyone need be compared each time."""
     shared: Computation | None = None
     """The same, reading what several computations of its job read from tables that must be filled before."""
-    reads: Sequence[Any] = ()
-    """Of a `shared` one: each `sharing.SharedSet` that it needs, after those that it needs itself."""
+    reads: Sequence[SharedSet] = ()
+    """Of a `shared` one: what it needs, each after those that it needs itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedSet:
+    """A temporary table and the `rows` that it is to hold, which may be read from other such tables."""
+
+    key: str
+    place: str
+    """What stands before the error of its own when it is told of one that reads it."""
+    table: sa.Table
+    rows: Select[Any]
 
 
 class Compiler:
-    """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names.
+    """Compiles what one configuration says at one instant T; ConfigError where the source lacks what it names."""
 
-    `shared` are tables, by the key of the audience that each holds: what names such an audience reads the table.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        catalog: Catalog,
-        as_of: datetime,
-        prefix: str = "set",
-        shared: Mapping[str, sa.Table] | None = None,
-    ) -> None:
+    def __init__(self, config: Config, catalog: Catalog, as_of: datetime, prefix: str = "set") -> None:
         self.config = config
-        self.shared = shared or {}
-        self.read: set[str] = set()
-        """Keys of the shared audiences that were named."""
         self.holds_sql = False
         """Whether a user's own SQL is in what was compiled."""
         self.prefix = prefix
@@ -126,7 +124,7 @@ class Compiler:
         together: dict[Any, list[Did]] = {}
         found = []
         for rule in rules:
-            if isinstance(rule, Did) and _needs_one(rule):
+            if isinstance(rule, Did) and self.joins(rule):
                 at = events(self.config, self.catalog, rule.did)
                 together.setdefault((at.table, at.user_id, at.at.column), []).append(rule)
             else:
@@ -134,6 +132,10 @@ class Compiler:
         for dids in together.values():
             found.append(self.did(dids[0]) if len(dids) == 1 else self.counted(dids, every=every))
         return found
+
+    def joins(self, rule: Did) -> bool:
+        """Whether a rule is counted together with others of its table."""
+        return _needs_one(rule)
 
     def did(self, rule: Did) -> Ids:
         if _needs_one(rule):
@@ -262,9 +264,6 @@ class Compiler:
         """Another audience at the same T: one common table expression, however often it is named."""
         other = self.config.audience(name)
         assert other is not None, "checked when jobs.yaml was read"
-        if other.key in self.shared:
-            self.read.add(other.key)
-            return sa.select(self.shared[other.key].c.user_id)
         if other.key not in self._once:
             self._once[other.key] = self.named(self.audience(other, count=False))
         return sa.select(self._once[other.key].c.user_id)

@@ -119,7 +119,7 @@ class Instant:
                 self._failed[one.key] = error
                 if one.key == computation.key:
                     raise
-                raise DatabaseError(f"in {one.name}: {error}") from error
+                raise DatabaseError(f"{one.place}{error}") from error
         return computation.shared
 
     def _is_filled(self, one: SharedSet) -> bool:

@@ -30,28 +30,32 @@ def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
             source.execution_options(postgresql_readonly=False)
         elif mariadb:
             source.detach()  # its temporary tables go when it is closed
-            source.exec_driver_sql("SET TRANSACTION READ WRITE")
+            source.exec_driver_sql("SET SESSION TRANSACTION READ WRITE")
         for table in tables:
             table.create(source)
         if postgresql:
             source.exec_driver_sql("SET TRANSACTION READ ONLY")
         elif mariadb:
+            source.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
             source.commit()
     except sa.exc.DBAPIError as error:
         if error.connection_invalidated:
             raise
-        log.debug(
-            "the source has no temporary tables: audiences in `in` are computed where they are named: %s",
-            one_line(error),
-        )
+        log.debug("the source has no temporary tables, so nothing is computed once for several: %s", one_line(error))
         source.rollback()
         if postgresql:
             source.execution_options(postgresql_readonly=True)
+        elif mariadb:
+            source.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+            source.commit()
         return False
     return True
 
 
 def fill(connection: Connection, one: SharedSet) -> None:
-    ids = one.ids.order_by("user_id") if connection.dialect.name == "sqlite" else one.ids
-    connection.execute(sa.insert(one.table).from_select(["user_id"], ids))
+    columns = [column.name for column in one.table.c]
+    # SQLite appends to a key what comes in its order; what PostgreSQL finds by name lies together then.
+    in_order = connection.dialect.name == "sqlite" or len(columns) > 1
+    rows = one.rows.order_by(*columns[:2]) if in_order else one.rows
+    connection.execute(sa.insert(one.table).from_select(columns, rows))
     analyze(connection, one.table)

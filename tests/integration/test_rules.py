@@ -52,6 +52,7 @@ def agree(world: World, example: dict[str, Any]) -> None:
     config = config_of(example["rules"], example["traits"], with_people=example["with_people"])
     world.fill(example["tables"])
     world.agrees(config, example["tables"], example["as_of"])
+    world.agrees_when_shared(config, example["tables"], example["as_of"])
 
 
 def test_sqlite_answers_as_the_oracle(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audience_sync.computations import passes
 from audience_sync.config import Config, load_config
-from audience_sync.database import open_state
+from audience_sync.database import open_source, open_state
+from audience_sync.snapshot.shared import made_beside
 from audience_sync.state import schema
 from audience_sync.state.tables import computations, synced
 from audience_sync.sync import RunReport, plan, run
@@ -48,6 +50,9 @@ class Shop:
         text = sa.String(20)
         self.people = sa.Table("people", metadata, sa.Column("id", text))
         self.lists = sa.Table("lists", metadata, sa.Column("list", text), sa.Column("user_id", text))
+        self.tracks = sa.Table(
+            "tracks", metadata, sa.Column("user_id", text), sa.Column("event", text), sa.Column("at", sa.DateTime)
+        )
         with self.engine.begin() as connection:
             metadata.create_all(connection)
             connection.execute(sa.insert(self.people), [{"id": user} for user in USERS])
@@ -61,12 +66,24 @@ class Shop:
             if rows:
                 connection.execute(sa.insert(self.lists), [{"list": list_, "user_id": user} for list_, user in rows])
 
-    def config(self, *jobs: dict[str, dict[str, Any]], source: str | None = None) -> Config:
+    def track(self, *rows: tuple[str | None, str, float]) -> None:
+        """Events: whose, which, and how many days before T."""
+        with self.engine.begin() as connection:
+            found = [
+                {"user_id": user, "event": event, "at": T.replace(tzinfo=None) - timedelta(days=ago)}
+                for user, event, ago in rows
+            ]
+            connection.execute(sa.insert(self.tracks), found)
+
+    def config(
+        self, *jobs: dict[str, dict[str, Any]], source: str | None = None, events: dict[str, str] | None = None
+    ) -> Config:
         document = {
             "version": 1,
             "source": source or self.source,
             "state": self.state,
             "people": {"table": "people", "user_id": "id"},
+            "events": {"*": {"table": "tracks", "user_id": "user_id", "name": "event", "at": "at", **(events or {})}},
             "workflows": {"crm": {"url": "http://127.0.0.1:9/"}},
             "jobs": [
                 {
@@ -290,6 +307,18 @@ def test_a_users_sql_writes_nothing_while_it_is_shared(shop: Shop) -> None:
         assert connection.execute(sa.select(sa.func.count()).select_from(shop.people)).scalar_one() == len(USERS)
 
 
+@pytest.mark.parametrize("shop", ["apart", "sqlite apart", "duckdb", "mariadb"], indirect=True)
+def test_a_source_takes_its_temporary_tables_and_no_other_row(shop: Shop) -> None:
+    table = sa.Table("audience_sync_shared_0", sa.MetaData(), sa.Column("user_id", sa.Text), prefixes=["TEMPORARY"])
+    source = open_source(shop.source)
+    with source.connect() as connection:
+        assert made_beside(connection, [table])
+        connection.execute(sa.insert(table), [{"user_id": "1"}])
+        with pytest.raises(sa.exc.DBAPIError, match=r"(?i)read.?only"):
+            connection.execute(sa.insert(shop.people), [{"id": "new"}])
+    source.dispose()
+
+
 @pytest.mark.parametrize("shop", ["apart"], indirect=True)
 def test_a_source_that_refuses_temporary_tables_computes_each_where_it_is_named(
     shop: Shop, postgres: str, caplog: pytest.LogCaptureFixture
@@ -348,3 +377,86 @@ def test_what_is_read_once_or_is_a_whole_table_is_not_copied(shop: Shop) -> None
         report = run(config, ["J0"], T)
     assert reports(report) == {"mine": 1, "all": 1, "a": 1, "b": 1}
     assert not [one for one in found if "audience_sync_shared" in one]
+
+
+# -- many a `did` over one table ----------------------------------------------------------------------------------
+
+
+def readings(found: list[str]) -> list[str]:
+    """The statements that read the table of events, but for those that ask for no row, before anything is done."""
+    reads = [one for one in found if " tracks" in one or "tracks " in one]
+    checks = ("WHERE false", "WHERE 0 = 1", "WHERE false = 1")
+    return [one for one in reads if "SELECT" in one and "FROM tracks" in one and not one.rstrip().endswith(checks)]
+
+
+EVENTS = [f"E{n}" for n in range(6)]
+
+
+@pytest.fixture
+def six_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "FEWEST", 5)
+
+
+@pytest.mark.usefixtures("six_are_many")
+def test_many_events_of_one_table_are_read_in_one_pass(shop: Shop) -> None:
+    shop.track(*[(user, event, 1 + n) for n, event in enumerate(EVENTS) for user in ("1", "a", "A", "a ")])
+    shop.track(("1", "E0", 30), ("Ü", "E0", 29.99), ("01", "e0", 1), ("01", "E0 ", 1), ("01", "E0", -1))
+    shop.track((None, "E0", 1), ("", "E0", 2), ("", "E0", 40), (None, "Another", 1))
+    audiences = {event: {"who": {"did": event, "within": "30 days"}} for event in EVENTS}
+    audiences["Since"] = {"who": {"all": [{"did": "E0", "since": "2026-02-05"}, {"not": {"in": "E1"}}]}}
+    config = shop.config(audiences)
+    with statements() as found:
+        report = run(config, [], T)
+    assert report.jobs[0].error is None
+    assert shop.members() == {
+        **{event: {"1", "a", "A", "a "} for event in EVENTS},
+        "E0": {"1", "a", "A", "a ", "Ü"},
+        "Since": set(),
+    }
+    assert [c.skipped_ids for c in report.jobs[0].computations] == [2, 0, 0, 0, 0, 0, 2]
+    assert len(readings(found)) == 2, "who did what, and which rows are nobody's"
+    shop.track(("01", "E5", 0))
+    assert [c.entered for c in run(config, [], T).jobs[0].computations] == [0, 0, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("shop", ["attached"], indirect=True)
+@pytest.mark.parametrize(
+    ("words", "events"),
+    [
+        ({"at_least": 2}, {}),
+        ({"where": {"event": "E0"}}, {}),
+        ({"between": ["3 days", "1 day"]}, {}),
+        ({"until": "2026-02-27"}, {}),
+        ({}, {"arrived_at": "at"}),  # which is followed, and most syncs read little of it
+    ],
+)
+@pytest.mark.usefixtures("six_are_many")
+def test_what_asks_for_more_than_the_last_time_is_asked_by_itself(
+    shop: Shop, words: dict[str, Any], events: dict[str, str]
+) -> None:
+    shop.track(*[("1", event, 1) for event in EVENTS])
+    config = shop.config({event: {"who": {"did": event, **words}} for event in EVENTS}, events=events)
+    with statements() as found:
+        run(config, [], T)
+    assert not [one for one in found if "audience_sync_users" in one]
+
+
+@pytest.mark.usefixtures("six_are_many")
+@pytest.mark.parametrize("shop", ["attached"], indirect=True)
+def test_a_narrow_window_does_not_wait_for_a_wide_one(shop: Shop) -> None:
+    shop.track(("1", "E0", 1), ("a", "E0", 300))
+    hours = [36, 48, 60, 61, 62, 300 * 24 + 1]
+    config = shop.config({f"{n} hours": {"who": {"did": "E0", "within": f"{n} hours"}} for n in hours})
+    with statements() as found:
+        report = run(config, [], T)
+    assert [c.size for c in report.jobs[0].computations] == [1, 1, 1, 1, 1, 2]
+    assert len([one for one in found if one.startswith("INSERT INTO audience_sync_users")]) == 1
+    assert len(readings(found)) == 2 + 2, "of the widest, its rows and those without a user id"
+
+
+@pytest.mark.parametrize("shop", ["attached"], indirect=True)
+def test_a_few_are_asked_one_by_one(shop: Shop) -> None:
+    shop.track(("1", "E0", 1))
+    with statements() as found:
+        run(shop.config({event: {"who": {"did": event}} for event in EVENTS}), [], T)
+    assert not [one for one in found if "audience_sync_users" in one]

@@ -9,15 +9,17 @@ import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
 from sqlalchemy.dialects import mysql
 
-from audience_sync.computations import compile_computation
+from audience_sync.computations import compile_computation, passes, share, shared_sets
 from audience_sync.computations.catalog import Catalog
 from audience_sync.config import Config
 from audience_sync.config.durations import parse_duration
+from audience_sync.snapshot.shared import fill
 from support.oracle import Oracle, Row, back
 
 Tables = dict[str, list[Row]]
@@ -361,15 +363,37 @@ class World:
     def agrees(self, config: Config, tables: Tables, as_of: datetime) -> None:
         """Every audience and trait gives what the oracle gives."""
         oracle = Oracle(config, tables, as_of)
-        for computed in config.jobs[0].computed:
-            computation = compile_computation(config, self.catalog, computed, as_of)
+        job = config.jobs[0]
+        compiled = [compile_computation(config, self.catalog, computed, as_of) for computed in job.computed]
+        for computed, computation in zip(job.computed, compiled, strict=True):
             with self.connection.begin():
                 rows = self.connection.execute(computation.rows).all()
             assert len({row.user_id for row in rows}) == len(rows), "a user twice"
-            if computed in config.jobs[0].audiences:
+            if computed in job.audiences:
                 assert {row.user_id for row in rows} == oracle.members(computed.name), computed
             else:
                 assert {row.user_id: json.loads(row.value) for row in rows} == oracle.values(computed), computed
+
+    def agrees_when_shared(self, config: Config, tables: Tables, as_of: datetime) -> None:
+        """So do those that read what they share with others, with the same rows left out for want of a user id."""
+        job, oracle = config.jobs[0], Oracle(config, tables, as_of)
+        compiled = [compile_computation(config, self.catalog, computed, as_of) for computed in job.audiences]
+        with mock.patch.object(passes, "FEWEST", 1):
+            share(config, self.catalog, job, as_of, compiled)
+        with self.connection.begin():
+            for one in shared_sets(compiled):
+                one.table.create(self.connection, checkfirst=True)
+                self.connection.execute(sa.delete(one.table))
+                fill(self.connection, one)
+            for audience, alone in zip(job.audiences, compiled, strict=True):
+                if alone.shared is not None:
+                    found = self.connection.execute(alone.shared.rows).scalars().all()
+                    assert sorted(found) == sorted(oracle.members(audience.name)), audience
+                    skipped = [
+                        sum(self.connection.execute(count).scalar_one() for count in form.skipped)
+                        for form in (alone, alone.shared)
+                    ]
+                    assert skipped[0] == skipped[1], audience
 
     def close(self) -> None:
         self.connection.close()

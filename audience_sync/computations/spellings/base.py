@@ -51,6 +51,8 @@ class Spelling:
     """It has booleans; else they are the numbers 0 and 1."""
     shows_booleans_as_numbers = False
     """Its people write 1 and 0 for true and false."""
+    temporary_tables = False
+    """A connection that only reads may fill temporary tables, and name one twice in a statement."""
     moment_type: Any = sa.DateTime
     # -- texts --------------------------------------------------------------------------------------------------------
 

@@ -102,3 +102,4 @@ class MySQL(Spelling):
 
 class MariaDB(MySQL):
     collation = MARIADB_COLLATION
+    temporary_tables = True

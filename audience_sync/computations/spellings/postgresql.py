@@ -24,6 +24,8 @@ class _Json(Spelling):
 
 
 class PostgreSQL(_Json):
+    temporary_tables = True
+
     def to_the_letter(self, text: Value) -> Value:
         return sa.collate(text, "C")
 
@@ -59,6 +61,8 @@ class PostgreSQL(_Json):
 
 
 class DuckDB(_Json):
+    temporary_tables = True
+
     def is_endless(self, value: Value, text: Value) -> sa.ColumnElement[bool]:
         return sa.func.lower(text).in_(["nan", "-nan", "inf", "-inf", "infinity", "-infinity"])  # text is quoted
 

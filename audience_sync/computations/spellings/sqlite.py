@@ -16,6 +16,7 @@ _ISO_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 class SQLite(Spelling):
     exact_texts = False
     booleans = False
+    temporary_tables = True
     moment_type = sa.Text
 
     def to_the_letter(self, text: Value) -> Value:
