@@ -149,6 +149,8 @@ SESSIONS = {
     "clickhousedb": _Session(
         parameters={
             "ch_session_timezone": "UTC",
+            "ch_join_use_nulls": "1",  # as every other database does; and so the next
+            "ch_cast_keep_nullable": "1",
             "ch_output_format_json_quote_64bit_integers": "0",
             "ch_output_format_json_quote_denormals": "0",
         }

@@ -49,22 +49,18 @@ class Warehouse:
 
     def snapshot(self, place: str) -> sa.Table:
         schema, _, name = place.rpartition(".")
-        return sa.Table(
-            name,
-            sa.MetaData(),
-            sa.Column("user_id", self.can.text),
-            sa.Column("value", self.can.text),
-            sa.Column("other", self.can.text),
-            schema=schema or None,
-            **self.can.storage,
-        )
+        text_or_null = self.can.text_or_null() if self.can.text_or_null else self.can.text
+        values = [sa.Column(name, text_or_null) for name in ("value", "other")]
+        return self._table(name, schema or None, sa.Column("user_id", self.can.text, nullable=False), *values)
 
     def forgotten(self, token: str, label: str) -> sa.Table:
         """The hashes of those who are forgotten, so that no snapshot holds them."""
-        hash_ = sa.Column("hash", self.can.text)
-        return sa.Table(
-            self.name(token, f"forgotten{label}"), sa.MetaData(), hash_, schema=self.schema, **self.can.storage
-        )
+        column = sa.Column("hash", self.can.text, nullable=False)
+        return self._table(self.name(token, f"forgotten{label}"), self.schema, column)
+
+    def _table(self, name: str, schema: str | None, key: sa.Column[str], *others: sa.Column[str]) -> sa.Table:
+        storage = self.can.storage(key.name)
+        return sa.Table(name, sa.MetaData(), key, *others, *storage.items, schema=schema, **storage.options)
 
     def names(self, connection: Connection) -> list[str]:
         """All tables of this state."""
@@ -89,14 +85,20 @@ def write(
 ) -> None:
     """Make the snapshot's table and fill it with these (user_id, value, other), those left out who are forgotten."""
     table.create(connection)
+    connection.execute(filled(warehouse, table, rows, salt, forgotten))
+    if warehouse.can.analyze:
+        connection.execute(Analyze(table))
+
+
+def filled(
+    warehouse: Warehouse, table: sa.Table, rows: sa.Select[Any], salt: str, forgotten: sa.Table | None
+) -> sa.Insert:
     found = rows.subquery("now")
     query = sa.select(found.c.user_id, found.c.value, found.c.other)
     if forgotten is not None:
         hash_ = warehouse.can.sha256_hex(sa.literal(salt, sa.Text) + found.c.user_id)
         query = query.outerjoin(forgotten, forgotten.c.hash == hash_).where(forgotten.c.hash.is_(None))
-    connection.execute(sa.insert(table).from_select(["user_id", "value", "other"], query))
-    if warehouse.can.analyze:
-        connection.execute(Analyze(table))
+    return sa.insert(table).from_select(["user_id", "value", "other"], query)
 
 
 def size(connection: Connection, table: sa.Table) -> int:
