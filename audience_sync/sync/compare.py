@@ -89,14 +89,11 @@ def compare(
         if warehouse is not None:
             assert source is not None, "a warehouse is read through its own connection"
             difference, kept = compare_in_warehouse(connection, source, warehouse, keeping, computation, row, nr)
-        elif follower is not None and basis is not None and follows:
-            if isinstance(follower, ChangedRows):
-                now = read["count"]
-                difference = diff.compare_changed(
-                    connection, source, computation, basis, now, row.id, row.size, nr, url
-                )
-            else:
-                difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
+        elif isinstance(follower, ChangedRows) and basis is not None and follows:
+            now = read["count"]
+            difference = diff.compare_changed(connection, source, computation, basis, now, row.id, row.size, nr, url)
+        elif isinstance(follower, Follower) and basis is not None and follows:
+            difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
         else:
             row_id = None if initial else row.id
             may_be_direct = may_be_direct and not isinstance(follower, ChangedRows)  # which asks how many there are
