@@ -9,6 +9,8 @@ from sqlalchemy import ColumnElement
 
 from audience_sync.computations.spellings.base import FINER, ISO_TIME, PLACES, Spelling, Value, is_time, naive
 
+_COMMA: Value = sa.literal_column("','")  # several take no parameter there
+_SCALE: Value = sa.literal_column(str(PLACES))
 _ENDLESS = ("nan", "-nan", "inf", "-inf", "infinity", "-infinity")
 _ZONE_HOURS, _ZONE_MINUTES = r"(:\d\d(?:\.\d+)?) ?([+-]\d\d)$", r"(:\d\d(?:\.\d+)?) ?([+-]\d\d):?(\d\d)$"
 
@@ -36,7 +38,7 @@ class _Warehouse(Spelling):
         return sa.func.timestampadd(sa.text(unit), -count, moment, type_=self.moment_type)
 
     def list_of(self, item: Value, key: Value) -> Value:
-        return sa.func.listagg(self.text(item), ",").within_group(key)
+        return sa.func.listagg(self.text(item), _COMMA).within_group(key)
 
     def cast_or_null(self, value: Value, kind: str) -> Value:
         """A cast that gives NULL where the value is none of this type; SQLAlchemy spells it for few."""
@@ -114,7 +116,7 @@ class Snowflake(_Warehouse):
         return sa.func.charindex(sa.literal(part, sa.Text), text) > 0
 
     def moment_of_number(self, column: Value) -> Value:
-        return sa.func.to_timestamp_ntz(self.micros(column), PLACES, type_=sa.DateTime)
+        return sa.func.to_timestamp_ntz(self.micros(column), _SCALE, type_=sa.DateTime)
 
     def moment_of_text(self, column: Value) -> Value:
         read = sa.case((self.matches(column, ISO_TIME), sa.func.try_to_timestamp_tz(column)), else_=sa.null())
@@ -132,6 +134,9 @@ class Snowflake(_Warehouse):
 
 class Redshift(_Warehouse):
     """https://docs.aws.amazon.com/redshift/latest/dg/c_SQL_functions.html"""
+
+    def text(self, value: Value) -> Value:
+        return sa.cast(value, sa.String(65535))  # where TEXT is 256 bytes
 
     def matches(self, text: Value, pattern: str) -> ColumnElement[bool]:
         return text.regexp_match(pattern)
@@ -279,7 +284,7 @@ class ClickHouse(_Warehouse):
         return self._exact(sa.literal(naive(instant).isoformat(" ", "microseconds"), sa.Text))
 
     def _exact(self, value: Value) -> Value:
-        return sa.func.toDateTime64(value, PLACES, "UTC", type_=sa.DateTime)
+        return sa.func.toDateTime64(value, _SCALE, "UTC", type_=sa.DateTime)
 
     def moment_of(self, column: Value) -> Value:
         return self._exact(column) if is_time(column) else super().moment_of(column)
@@ -289,7 +294,7 @@ class ClickHouse(_Warehouse):
         return sa.func.fromUnixTimestamp64Micro(micros, "UTC", type_=sa.DateTime)
 
     def moment_of_text(self, column: Value) -> Value:
-        read = sa.func.parseDateTime64BestEffortOrNull(column, PLACES, "UTC")
+        read = sa.func.parseDateTime64BestEffortOrNull(column, _SCALE, "UTC")
         return sa.case((self.matches(column, ISO_TIME), read), else_=sa.null())
 
     def compared(self, column: Value, operator: str, instant: datetime) -> ColumnElement[bool]:

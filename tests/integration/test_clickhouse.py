@@ -1,0 +1,86 @@
+"""A ClickHouse as a source: it answers every kind of rule as the oracle does, and keeps snapshots."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support import clickhouse, worlds
+from support.project import Project
+from support.worlds import Tables, World, config_of
+
+from audience_sync.computations.catalog import Catalog
+from audience_sync.database import open_source
+
+pytestmark = pytest.mark.slow
+
+
+class ClickHouseWorld(World):
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.connection = engine.connect()
+
+    def fill(self, tables: Tables) -> None:
+        for name, table in worlds.metadata.tables.items():
+            clickhouse.store(self.connection, table, tables[name])
+        self.catalog = Catalog(self.engine)
+
+
+def test_clickhouse_answers_as_the_oracle(tmp_path: Path) -> None:
+    world = ClickHouseWorld(open_source(clickhouse.url(tmp_path)))
+
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(
+        tables=worlds.worlds,
+        rules=st.lists(worlds.rules(3), min_size=4, max_size=4),
+        traits=st.lists(worlds.traits(), min_size=4, max_size=4),
+        with_people=st.booleans(),
+        as_of=st.sampled_from(worlds.INSTANTS),
+    )
+    def check(
+        tables: Tables, rules: list[dict[str, Any]], traits: list[dict[str, Any]], with_people: bool, as_of: datetime
+    ) -> None:
+        world.fill(tables)
+        world.agrees(config_of(rules, traits, with_people=with_people), tables, as_of)
+
+    check()
+    world.close()
+
+
+@pytest.mark.parametrize("synced", ["state", "warehouse"])
+def test_syncs_end_to_end(synced: str, project: Project, tmp_path: Path) -> None:
+    url = clickhouse.url(tmp_path)
+    orders = sa.Table("orders", sa.MetaData(), sa.Column("customer", sa.Text), sa.Column("on", sa.Date))
+    bought = [("ann", date(2026, 1, 20)), ("bob", date(2026, 1, 2)), ("", date(2026, 1, 20)), (None, date(2026, 1, 20))]
+    with open_source(url).connect() as connection:
+        clickhouse.store(connection, orders, [{"customer": who, "on": on} for who, on in bought])
+    project.write(
+        f"""\
+version: 1
+source: {{url: "{url}", synced: {synced}}}
+events: {{Order Completed: {{table: orders, user_id: customer, at: "on"}}}}
+workflows: {{crm: {{url: {project.url}/crm, shared_secret: s3cret}}}}
+jobs:
+  - name: J
+    audiences:
+      - {{name: Lately, who: {{did: Order Completed, within: 7 days}}}}
+      - {{name: By SQL, sql: "select customer as user_id from orders where on < '2026-01-10'"}}
+      - {{name: By table, table: {{name: orders, user_id: customer}}}}
+    traits:
+      - {{name: Orders, sql: "select customer as user_id, count(*) as value from orders group by customer"}}
+"""
+    )
+    ran = project.quick("run", "--json", "--as-of", "2026-01-22")
+    assert ran.code == 0, ran.err
+    computed = {one["key"]: (one["size"], one["skipped_ids"]) for one in ran.json["jobs"][0]["computations"]}
+    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2), "orders": (2, 2)}
+    assert project.quick("forget", "bob").code == 0
+    again = project.quick("run", "--json", "--as-of", "2026-01-28", "--allow-large-change")
+    assert again.code == 0, again.err
+    told = [(one["entered"], one["exited"], one["size"]) for one in again.json["jobs"][0]["computations"]]
+    assert told == [(0, 1, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1)]
