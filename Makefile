@@ -3,12 +3,18 @@ BIN := .venv/bin
 
 .PHONY: demo test test-fast lint bench docs
 
-.venv/.ready: pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
 	touch $@
 
-demo: .venv/.ready          ## the main job end to end on a sample shop
+.venv/.ready: .venv/.installed
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed      ## the main job end to end on a sample shop
 	$(BIN)/audience-sync demo
 
 test: .venv/.ready          ## the whole suite
