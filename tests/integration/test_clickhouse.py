@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import clickhouse, worlds
+from support.own_sql import told_of
 from support.project import Project
 from support.worlds import Tables, World, config_of
 
@@ -50,6 +51,24 @@ def test_clickhouse_answers_as_the_oracle(tmp_path: Path) -> None:
 
     check()
     world.close()
+
+
+def test_values_of_a_users_own_sql(tmp_path: Path) -> None:
+    engine = open_source(clickhouse.url(tmp_path))
+    told = {
+        "9007199254740993": "9007199254740993",
+        "toDecimal64('1.50', 2)": "1.5",
+        "toFloat64(2.0)": "2",
+        "'a\"b'": '"a\\"b"',
+        "'NaN'": '"NaN"',
+        "'1.50'": '"1.50"',
+        "true": "true",
+        "toDate('2024-01-31')": '"2024-01-31"',
+        "nan": None,
+        "-inf": None,
+        "null": None,
+    }
+    assert {expression: told_of(engine, expression) for expression in told} == told
 
 
 @pytest.mark.parametrize("synced", ["state", "warehouse"])

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from support import shop
 from support.cdnow import check_figures, in_process
+from support.own_sql import told_of
 from support.project import Project
 
 from audience_sync.database import open_source, told
@@ -57,6 +58,22 @@ def test_values_of_every_type_come_back_as_they_went(engine: sa.Engine) -> None:
     assert [type(column.type) for column in found.columns] == [type(column.type) for column in KINDS.columns]
 
 
+def test_values_of_a_users_own_sql(engine: sa.Engine) -> None:
+    told = {
+        "9007199254740993": "9007199254740993",
+        "1.50": "1.5",
+        "2.0D": "2",
+        "'a\"b'": '"a\\"b"',
+        "'NaN'": '"NaN"',
+        "true": "true",
+        "date'2024-01-31'": '"2024-01-31"',
+        "cast('NaN' as double)": None,
+        "cast('-Infinity' as float)": None,
+        "null": None,
+    }
+    assert {expression: told_of(engine, expression) for expression in told} == told
+
+
 def test_rows_come_in_parts_and_the_rest_may_be_left(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         result = connection.exec_driver_sql("SELECT id FROM range(200000)")
@@ -99,12 +116,14 @@ jobs:
       - {{name: Lately, who: {{did: Order Completed, within: 7 days}}}}
       - {{name: By SQL, sql: "select customer as user_id from orders where `on` < '2026-01-10'"}}
       - {{name: By table, table: {{name: orders, user_id: customer}}}}
+    traits:
+      - {{name: Orders, sql: "select customer as user_id, count(*) as value from orders group by customer"}}
 """
     )
     ran = project.quick("run", "--json", "--as-of", "2026-01-22")
     assert ran.code == 0, ran.err
     computed = {one["key"]: (one["size"], one["skipped_ids"]) for one in ran.json["jobs"][0]["computations"]}
-    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2)}
+    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2), "orders": (2, 2)}
     again = project.quick("run", "--json", "--as-of", "2026-01-28", "--allow-large-change")
     assert again.code == 0, again.err
     lately = again.json["jobs"][0]["computations"][0]

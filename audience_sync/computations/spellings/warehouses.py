@@ -51,6 +51,10 @@ class _Warehouse(Spelling):
     def json_text(self, value: Value) -> Value:
         raise NotImplementedError
 
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        """`text` is the JSON; where a type cannot be asked, a text of these words is taken for such a number."""
+        return sa.func.lower(text).in_([*_ENDLESS, *(f'"{word}"' for word in _ENDLESS)])
+
     def quoted(self, text: Value) -> Value:
         return self.json_text(text)
 
@@ -58,7 +62,7 @@ class _Warehouse(Spelling):
         text = self.json_text(value)
         return sa.case(
             (value.is_(None), sa.null()),
-            (sa.func.lower(text).in_([*_ENDLESS, *(f'"{word}"' for word in _ENDLESS)]), sa.null()),
+            (self.is_endless(value, text), sa.null()),
             (self.matches(text, r"^-?[0-9]+\.[0-9]*0$"), self.without_zeros(text)),
             else_=text,
         )
@@ -96,14 +100,9 @@ class Spark(_Warehouse):
         text = sa.func.to_json(sa.func.array(value))
         return sa.func.substr(text, 2, sa.func.length(text) - 2)
 
-    def json_of_any(self, value: Value) -> Value:
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
         real = sa.func.typeof(value).in_(["double", "float"])
-        endless = sa.and_(real, sa.func.lower(self.text(value)).in_(_ENDLESS))  # which JSON has as texts
-        text = self.json_text(value)
-        number = self.matches(text, r"^-?[0-9]+\.[0-9]*0$")
-        return sa.case(
-            (value.is_(None), sa.null()), (endless, sa.null()), (number, self.without_zeros(text)), else_=text
-        )
+        return sa.and_(real, sa.func.lower(self.text(value)).in_(_ENDLESS))  # which in JSON are texts
 
 
 class Snowflake(_Warehouse):
@@ -130,6 +129,10 @@ class Snowflake(_Warehouse):
 
     def json_text(self, value: Value) -> Value:
         return sa.func.to_json(sa.func.to_variant(value))
+
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        real = sa.func.typeof(sa.func.to_variant(value)) == "DOUBLE"
+        return sa.and_(real, sa.func.lower(self.text(value)).in_(_ENDLESS))
 
 
 class Redshift(_Warehouse):
@@ -187,6 +190,10 @@ class Trino(_Warehouse):
 
     def json_text(self, value: Value) -> Value:
         return sa.func.json_format(sa.cast(value, sa.JSON))
+
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        real = sa.func.typeof(value).in_(["double", "real"])
+        return sa.and_(real, sa.func.lower(self.text(value)).in_(_ENDLESS))
 
 
 class BigQuery(_Warehouse):
@@ -315,6 +322,9 @@ class ClickHouse(_Warehouse):
 
     def json_text(self, value: Value) -> Value:
         return sa.func.toJSONString(value)
+
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        return text == "null"
 
     def list_of(self, item: Value, key: Value) -> Value:
         pairs = sa.func.arraySort(sa.func.groupArray(sa.func.tuple(key, item)))
