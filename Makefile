@@ -14,10 +14,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 	$(PIP) -e '.[dev]'
 	touch $@
 
+.venv/.servers: .venv/.ready
+	$(PIP) -e '.[servers]'
+	touch $@
+
 demo: .venv/.installed      ## the main job end to end on a sample shop
 	$(BIN)/audience-sync demo
 
-test: .venv/.ready          ## the whole suite
+test: .venv/.servers        ## the whole suite, with all the databases that it starts: a gigabyte
 	$(BIN)/python -m pytest
 
 test-fast: .venv/.ready     ## without the slow half
