@@ -106,13 +106,27 @@ class Spelling:
     def is_true(self, value: Value) -> ColumnElement[bool]:
         return sa.type_coerce(value, sa.Boolean) if self.booleans else value != 0
 
+    def json_text(self, value: Value) -> Value:
+        """A value of any type as JSON, as the database itself writes it."""
+        return self.text(sa.func.to_json(value))
+
     def quoted(self, text: Value) -> Value:
         """Text as JSON."""
-        return self.text(sa.func.to_json(self.text(text)))
+        return self.json_text(self.text(text))
 
     def json_of_any(self, value: Value) -> Value:
         """The JSON of a value whose type only the database knows, as a user's own SQL gives it; NULL where JSON has no
         such value."""
+        text = self.json_text(value)
+        return sa.case(
+            (value.is_(None), sa.null()),
+            (self.is_endless(value, text), sa.null()),
+            (self.matches(text, r"^-?[0-9]+\.[0-9]*0$"), self.without_zeros(text)),
+            else_=text,
+        )
+
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        """Whether it is a number that JSON has not; `text` is what the database makes of it."""
         raise NotImplementedError
 
     def list_of(self, item: Value, key: Value) -> Value:

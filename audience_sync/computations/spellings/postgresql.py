@@ -8,22 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from audience_sync.computations.spellings.base import FINER, PLACES, Spelling, Value
 
 
-class _Json(Spelling):
-    def json_of_any(self, value: Value) -> Value:
-        text = self.text(sa.func.to_json(value))
-        number = self.matches(text, r"^-?[0-9]+\.[0-9]*0$")
-        return sa.case(
-            (value.is_(None), sa.null()),
-            (self.is_endless(value, text), sa.null()),
-            (number, self.without_zeros(text)),
-            else_=text,
-        )
-
-    def is_endless(self, value: Value, text: Value) -> sa.ColumnElement[bool]:
-        raise NotImplementedError
-
-
-class PostgreSQL(_Json):
+class PostgreSQL(Spelling):
     temporary_tables = True
 
     def to_the_letter(self, text: Value) -> Value:
@@ -60,7 +45,7 @@ class PostgreSQL(_Json):
         return sa.case((kind == "null", sa.null()), (kind == "number", number), else_=self.text(found))
 
 
-class DuckDB(_Json):
+class DuckDB(Spelling):
     temporary_tables = True
 
     def is_endless(self, value: Value, text: Value) -> sa.ColumnElement[bool]:

@@ -48,24 +48,12 @@ class _Warehouse(Spelling):
         """Seconds since 1970 as whole microseconds."""
         return sa.cast(sa.func.round(column * 1_000_000), sa.BigInteger)
 
-    def json_text(self, value: Value) -> Value:
-        raise NotImplementedError
-
-    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
-        """`text` is the JSON; where a type cannot be asked, a text of these words is taken for such a number."""
-        return sa.func.lower(text).in_([*_ENDLESS, *(f'"{word}"' for word in _ENDLESS)])
-
     def quoted(self, text: Value) -> Value:
         return self.json_text(text)
 
-    def json_of_any(self, value: Value) -> Value:
-        text = self.json_text(value)
-        return sa.case(
-            (value.is_(None), sa.null()),
-            (self.is_endless(value, text), sa.null()),
-            (self.matches(text, r"^-?[0-9]+\.[0-9]*0$"), self.without_zeros(text)),
-            else_=text,
-        )
+    def is_endless(self, value: Value, text: Value) -> ColumnElement[bool]:
+        # Where a type cannot be asked, a text of these words is taken for such a number.
+        return sa.func.lower(text).in_([*_ENDLESS, *(f'"{word}"' for word in _ENDLESS)])
 
 
 class Spark(_Warehouse):
