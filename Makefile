@@ -21,11 +21,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: .venv/.installed      ## the main job end to end on a sample shop
 	$(BIN)/audience-sync demo
 
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 test: .venv/.servers        ## the whole suite, with all the databases that it starts: a gigabyte
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: .venv/.ready     ## without the slow half
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -60,6 +60,7 @@ def test_preview_counts_and_shows_some_with_their_facts(looking: Project) -> Non
     assert {other["audience"] for other in found["overlap"]} >= {"Order Completed Last 30days", "Twice", "Given"}
 
 
+@pytest.mark.slow
 def test_preview_for_people(looking: Project) -> None:
     ran = looking.quick("preview", "gone_quiet_in_germany", "--as-of", T)
     assert ran.code == 0
@@ -88,6 +89,7 @@ def test_explain_agrees_with_membership(looking: Project, audience: str) -> None
             assert because["holds"] == any(parts)
 
 
+@pytest.mark.slow
 def test_explain_for_people(looking: Project) -> None:
     found = looking.quick("preview", "gone_quiet_in_germany", "--as-of", T, "--members", "1", "--json").json
     user = found["members"][0]["user_id"]

@@ -158,6 +158,7 @@ def test_listen_on_a_port_that_is_taken_or_a_file_that_cannot_be(project: Projec
     assert "file" in ran.err
 
 
+@pytest.mark.slow
 def test_output_on_a_terminal_that_knows_no_unicode(project: Project) -> None:
     members.put(f"sqlite:///{project.folder}/shop.db", ["Ünï", "名"])
     project.write(members.jobs_yaml(project.url))
@@ -174,6 +175,7 @@ def test_output_on_a_terminal_that_knows_no_unicode(project: Project) -> None:
     assert b"2 delivered" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_traceback(project: Project) -> None:
     members.put(f"sqlite:///{project.folder}/shop.db", ["u1"])
     project.write(members.jobs_yaml(project.url))
@@ -231,6 +233,7 @@ def test_the_wheel_works_installed_alone(tmp_path: Path, project: Project) -> No
     assert json.loads(ran.stdout)["jobs"][0]["deliveries"][0]["delivered"] == 1
 
 
+@pytest.mark.slow
 def test_state_moves_through_files(project: Project) -> None:
     members.put(f"sqlite:///{project.folder}/shop.db", ["u1", "u2"])
     path = project.write(members.jobs_yaml(project.url))

@@ -113,6 +113,7 @@ def calls_of(project: Project, workflow: str) -> list[dict[str, Any]]:
     return [call.body for call in project.receiver.calls if call.path == workflow]
 
 
+@pytest.mark.slow
 def test_an_audience_needs_nothing_but_a_segment_client(project: Project, relay: Relay) -> None:
     relay.start()
     with segment(relay, gzip=True, upload_interval=0.05) as client:

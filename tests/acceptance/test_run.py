@@ -238,6 +238,7 @@ def test_sql_with_everything_in_it(project: Project) -> None:
     assert told(project) == [("50%", True), ("x:y", True)]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(project: Project) -> None:
     members.put(shop(project), [f"u{n}" for n in range(64)])
     project.write(members.jobs_yaml(project.url))

@@ -12,6 +12,7 @@ from support.project import Project
 from support.starting import DEADLINE_SECONDS, ended, jobs_yaml, join, log_lines, shop, started, until
 
 
+@pytest.mark.slow
 def test_it_syncs_reloads_and_stops(project: Project) -> None:
     engine = shop(project)
     join(engine, "u1")

@@ -95,6 +95,7 @@ def told_by_next(shop: Shop, receiver: Receiver, last: int) -> list[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_there_and_back_again(
     lived: Shop, receiver: tuple[Receiver, str], new_database: Callable[[], str], tmp_path: Path, kind: str

@@ -140,6 +140,7 @@ def fuzz(opened: Store, examples: int) -> None:
         opened.engine.dispose()
 
 
+@pytest.mark.slow
 def test_fuzzed_requests(tmp_path: Path) -> None:
     fuzz(Store(f"sqlite:///{tmp_path}/state.db", tmp_path), 60)
 

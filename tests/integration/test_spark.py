@@ -18,7 +18,7 @@ from audience_sync.database import open_source, told
 from audience_sync.errors import ConfigError, DatabaseError
 from audience_sync.state.tables import computations, synced
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("spark")]
 
 METADATA = sa.MetaData()
 KINDS = sa.Table(

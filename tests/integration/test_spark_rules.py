@@ -21,7 +21,7 @@ from audience_sync.computations import compile_computation
 from audience_sync.computations.catalog import Catalog
 from audience_sync.database import open_source
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("spark")]
 AS_OF = datetime(1997, 7, 15, 12, 30, tzinfo=UTC)
 AT_THE_END = datetime(1998, 6, 30, tzinfo=UTC)
 

@@ -223,6 +223,7 @@ def test_mistakes_are_told_with_their_place(project: Project, source: str, said:
     assert problem.line == 2 and said in str(problem), problem
 
 
+@pytest.mark.slow
 def test_a_duckdb_that_another_process_has_open(warehouse: Shop, project: Project, tmp_path: Path) -> None:
     warehouse.set(ann=1)
     with duckdb.connect(str(tmp_path / "shop.duckdb")):
