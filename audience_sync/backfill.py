@@ -211,7 +211,14 @@ def _next_page(connection: Connection, databases: Databases, pair: Pair) -> Page
         return None
     if warehouse is None:
         raise DatabaseError(f"{pair.key}: its members are in the warehouse: run a sync first, it brings them home")
-    table = stage_members(connection, warehouse, snapshot, after=at.after_user, limit=PAGE_ROWS)
+    try:
+        table = stage_members(connection, warehouse, snapshot, after=at.after_user, limit=PAGE_ROWS)
+    except DatabaseError:
+        with connection.begin():
+            moved_on = kept_at(connection, pair.computation_id) != snapshot
+        if not moved_on:
+            raise
+        return _next_page(connection, databases, pair)  # a sync has dropped it since
     with connection.begin():
         rows = connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
     return Page(table, snapshot, is_last=rows < PAGE_ROWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from audience_sync.redact import database_address
 IN_FILES = ("sqlite", "duckdb")
 """The databases that a path names; no server stands before the file."""
 BUSY_SECONDS = 120
+"""How long a file is waited for that another process has locked."""
+LOOK_SECONDS = 0.1
 CHUNK_ROWS = 20_000
 DUCKDB_SETTINGS = {"memory_limit": "100MB", "threads": "2"}
 """It works inside this process, whose memory is bounded; what it has no room for goes to a file beside the database. A
@@ -102,6 +105,20 @@ def _duckdb(url: str, *, read_only: bool) -> Engine:
     config = {name: value for name, value in DUCKDB_SETTINGS.items() if name not in given}
     arguments = {"read_only": read_only, "config": config}
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=arguments)
+
+    @sa.event.listens_for(engine, "do_connect")
+    def wait_for_others(dialect: Any, _record: Any, positional: list[Any], named: dict[str, Any]) -> Any:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return dialect.connect(*positional, **named)
+            except dialect.loaded_dbapi.Error as error:
+                if "lock" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    held = "another process has the file open, and DuckDB lets only one write"
+                    raise DatabaseError(f"source: {database_address(url)}: {held}: try again when it is done") from error
+            time.sleep(LOOK_SECONDS)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:

@@ -114,7 +114,8 @@ def forget(
                 chunk = ids[at : at + AT_ONCE]
                 away = _memberships(connection, databases, chunk)
                 with writing(connection):
-                    found += _forget(connection, chunk, sync.id, list(workflow_ids.values()), away)
+                    routed = list(workflow_ids.values())
+                    found += _forget(connection, chunk, sync.id, routed, away, databases.keeps_snapshots)
             deliver(config, databases, workflow_ids, progress=progress, stopping=stopping, **delivering)
             report = ForgetReport(str(text(now)), found, _cleanse(connection, config, databases, sync.token))
             with connection.begin():
@@ -138,6 +139,7 @@ def _forget(
     sync_id: int,
     workflow_ids: Sequence[int],
     away: Sequence[tuple[str, str, Any]],
+    keeps_snapshots: bool,
 ) -> list[Forgotten]:
     """These users, and the ids that the relay has linked to them."""
     computation_id = computation(connection, workflow_ids)
@@ -149,8 +151,8 @@ def _forget(
         erased[user_id]["in"].append(key)
         erased[user_id]["memberships"] += 1
     suppress(connection, user_ids, utcnow())
-    kept = computations.c.snapshot.is_not(None)
-    connection.execute(sa.update(computations).where(kept).values(holds_forgotten=True))
+    if keeps_snapshots:  # also those whose first snapshot a sync is just writing there
+        connection.execute(sa.update(computations).values(holds_forgotten=True))
     return [
         Forgotten(
             user_id,
@@ -190,7 +192,9 @@ def _cleanse(connection: Connection, config: Config, databases: Databases, token
                 why = "a sync of its job is running, and takes them out when it ends"
         except AudienceSyncError as error:
             why = str(error)
-        still_in |= {row.key: why for row in rows if row.job == job}
+        with connection.begin():
+            left = {row.key for row in holding_forgotten(connection)}
+        still_in |= {row.key: why for row in rows if row.job == job and row.key in left}
     return still_in
 
 

@@ -25,5 +25,4 @@ def command(config: Path, jobs: tuple[str, ...], as_of: datetime | None, as_json
         print_json(report.as_json())
     else:
         show(report, Console(highlight=False, soft_wrap=True), planned=True)
-    held = any(job.status == "held" for job in report.jobs)
-    raise click.exceptions.Exit(3 if held else 0)
+    raise click.exceptions.Exit(report.exit_code)

@@ -204,12 +204,18 @@ def _origin(value: object) -> str:
     return str(value).lower()
 
 
+def _synced(value: object) -> object:
+    if value not in ("state", "warehouse"):
+        raise PydanticCustomError("synced", "expected state, or warehouse")
+    return value
+
+
 class Source(Strict):
     """The database with people and what they did, and where its last snapshots are kept."""
 
     url: Annotated[str, AfterValidator(_source_url)] = Field(examples=["sqlite:///shop.db"])
     """As SQLAlchemy writes it."""
-    synced: Literal["state", "warehouse"] = "state"
+    synced: Annotated[Literal["state", "warehouse"], BeforeValidator(_synced)] = "state"
     """`warehouse`: snapshots stay in this database, the diff runs there, and only changes come out."""
     schema_: str | None = Field(None, alias="schema", min_length=1)
     """Where the warehouse keeps them, as tables that start with `audience_sync_`; by default its own default schema."""

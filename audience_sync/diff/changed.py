@@ -28,7 +28,7 @@ def compare_changed(
     """Fill `changes` as `compare` would, having looked at the rows that changed. `now` and `before`: how many users the
     SELECT gives, and synced holds."""
     _look(state, source, computation.follower, basis, source_url)
-    refuse_two_values(state, computation, snapshot, sa.true())
+    refuse_two_values(state, snapshot, sa.true())
     was = sa.select(synced).where(synced.c.computation_id == computation_id).subquery("was")
     same = was.c.user_id == snapshot.c.user_id
     new = ~sa.exists().where(same).correlate(snapshot)

@@ -46,7 +46,7 @@ def compare(
             prefer_merging(state, sa.select(now.rows))
             add(state, joined(nr, now.rows, was.subquery("was"), of_traits=now.of_traits))
         before = state.execute(sa.select(sa.func.count()).select_from(was.subquery())).scalar_one()
-    refuse_two_values(state, computation, changes, changes.c.nr == nr)
+    refuse_two_values(state, changes, changes.c.nr == nr)
     return count(state, nr, before)
 
 

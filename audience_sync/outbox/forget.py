@@ -108,8 +108,13 @@ def _step_back(connection: Connection, user_ids: Sequence[str]) -> None:
         .correlate(backfills)
         .scalar_subquery()
     )
-    # Of one that is at those who left, the place is in another order of the same ids: it may tell some twice.
-    place = sa.case((backfills.c.finished_at.is_(None), before), else_=sa.null())
+    in_warehouse = backfills.c.computation_id.in_(sa.select(computations.c.id).where(computations.c.snapshot.is_not(None)))
+    shorter = sa.func.substr(backfills.c.after_user, 1, sa.func.length(backfills.c.after_user) - 1)
+    # Of one that is at those who left, the place is in another order of the same ids: it may tell some twice. So may one
+    # whose members a warehouse keeps: whoever has all of the id but its last letter.
+    place = sa.case(
+        (backfills.c.finished_at.is_not(None), sa.null()), (in_warehouse, sa.func.nullif(shorter, "")), else_=before
+    )
     connection.execute(sa.update(backfills).where(backfills.c.after_user.in_(user_ids)).values(after_user=place))
 
 

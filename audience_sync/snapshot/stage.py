@@ -46,20 +46,20 @@ def stage(state: Connection, source: Connection | None, computation: Computation
     else:
         rows = computation.rows.order_by("user_id") if state.dialect.name == "sqlite" else computation.rows
         state.execute(sa.insert(snapshot).from_select(["user_id", "value", "other"], rows))
-    refuse_two_values(state, computation, snapshot, sa.true())
+    refuse_two_values(state, snapshot, sa.true())
     analyze(state, snapshot)
 
 
 def refuse_two_values(
-    state: Connection, computation: Computation, rows: sa.Table, of_it: sa.ColumnElement[bool]
+    state: Connection, rows: sa.Table, of_it: sa.ColumnElement[bool]
 ) -> None:
+    """DatabaseError where the SQL of a trait gives somebody two."""
     twice = state.execute(
         sa.select(rows.c.user_id, rows.c.value, rows.c.other).where(of_it, rows.c.other.is_not(None)).limit(1)
     ).first()
     if twice is not None:
         raise DatabaseError(
-            f"{computation.name}: gives user {twice.user_id!r} two values, {twice.value} and {twice.other}: "
-            "its SQL must give each user once"
+            f"gives user {twice.user_id!r} two values, {twice.value} and {twice.other}: its SQL must give each user once"
         )
 
 

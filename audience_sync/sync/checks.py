@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from audience_sync.computations import Computation, compile_computation, share
 from audience_sync.computations.catalog import Catalog
@@ -71,6 +71,8 @@ def compile_jobs(
     with told("source", config.source.url):
         catalog = Catalog(databases.source)
         with databases.source.connect() as connection:
+            if databases.schema is not None:
+                _require_schema(config, connection, databases.schema)
             for job in jobs:
                 compiled[job.key] = []
                 for computed in job.computed:
@@ -95,6 +97,14 @@ def compile_jobs(
     for job in jobs:
         share(config, catalog, job, as_of, compiled[job.key])
     return compiled
+
+
+def _require_schema(config: Config, connection: Connection, name: str) -> None:
+    there = [str(schema) for schema in sa.inspect(connection).get_schema_names()]
+    # Some name a schema with its catalog before it.
+    if name.rpartition(".")[2].lower() not in {schema.rpartition(".")[2].lower().strip('"') for schema in there}:
+        problem = Problem(f"the warehouse has no schema {name!r} to keep snapshots in", "create it, or name another")
+        raise ConfigError([config.placed(problem, "source", "schema")])
 
 
 def _placed(config: Config, job: Job, computed: Audience | Trait, problem: Problem) -> Problem:

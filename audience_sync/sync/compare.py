@@ -15,7 +15,7 @@ from audience_sync.computations import Basis, ChangedRows, Computation, Follower
 from audience_sync.config import Config, Job
 from audience_sync.database import told
 from audience_sync.diff import Difference
-from audience_sync.errors import ConfigError
+from audience_sync.errors import ConfigError, DatabaseError
 from audience_sync.snapshot import Instant
 from audience_sync.state.tables import computations
 from audience_sync.sync.reports import ByRule, ComputationReport
@@ -66,6 +66,8 @@ def compare(
             f"{computation.name}: the key {computation.key} was synced as {row._mapping['class']} before",
             "give it another key:",
         )
+    if warehouse is None and row is not None and row.snapshot is not None:
+        raise DatabaseError(f"its last snapshot, {row.snapshot}, is in a warehouse and could not be brought home")
     initial = row is None or row.first_sync_id is None
     follower: Follower | ChangedRows | None = computation.follower if warehouse is None else None
     basis = _basis(follower, row, computation.definition)

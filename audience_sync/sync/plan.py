@@ -13,7 +13,7 @@ from audience_sync import diff
 from audience_sync.computations import Computation
 from audience_sync.config import Config, Job, Source
 from audience_sync.database import is_sqlite, open_source, open_state, sqlite_path, told
-from audience_sync.errors import ConfigError
+from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.snapshot import Databases, Instant
 from audience_sync.state import schema
 from audience_sync.sync.checks import chosen_jobs, compile_jobs
@@ -48,11 +48,13 @@ def plan(config: Config, names: Sequence[str], as_of: datetime) -> RunReport:
             connection.rollback()
             for job in jobs:
                 report = JobReport(job.key, job.name)
-                report.computations = _planned(connection, databases, job, compiled[job.key])
+                report.computations, errors = _planned(connection, databases, job, compiled[job.key])
                 with connection.begin():
                     report.computations += [removed(row, job) for row in orphans(connection, config, job)]
                 tell_renamed(report.computations)
-                if any(c.held for c in report.computations):
+                if errors:
+                    report.status, report.error = "failed", "; ".join(errors)
+                elif any(c.held for c in report.computations):
                     report.status = "held"
                 reports.append(report)
             if not names:
@@ -76,17 +78,24 @@ def _has_state(config: Config) -> bool:
 
 def _planned(
     connection: Connection, databases: Databases, job: Job, compiled: Sequence[Computation]
-) -> list[ComputationReport]:
+) -> tuple[list[ComputationReport], list[str]]:
+    """What was found, and of those that failed why."""
+    reports: dict[int, ComputationReport] = {}
+    errors: list[str] = []
     with connection.begin():
         rows = known(connection, compiled)
         warehouse = warehouse_of(connection, databases, rows.values())
     with Instant(connection, databases, compiled, *diff.TEMPORARY) as instant:
-        reports = [
-            compare(connection, instant, job, computation, rows.get(computation.key), nr, warehouse=warehouse).report
-            for nr, computation in enumerate(compiled)
-        ]
+        for nr, computation in enumerate(compiled):
+            row = rows.get(computation.key)
+            try:
+                reports[nr] = compare(connection, instant, job, computation, row, nr, warehouse=warehouse).report
+            except AudienceSyncError as error:
+                if connection.invalidated:
+                    raise
+                errors.append(f"{computation.name}: {error}")
     with connection.begin():
-        for nr, report in enumerate(reports):
+        for nr, report in reports.items():
             found = {kind: diff.sample(connection, nr, kind) for kind in (diff.ENTERED, diff.EXITED, diff.CHANGED)}
             report.samples = {kind: sample for kind, sample in found.items() if sample}
-    return reports
+    return list(reports.values()), errors

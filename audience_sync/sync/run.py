@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ from audience_sync.state.tables import computations, handed_over, results, synce
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
-from audience_sync.warehouse import Keeping, Warehouse, bring_home, cleanse, keeping, stage_members, sweep, warehouse_of
+from audience_sync.warehouse import Keeping, Warehouse, away, bring_home, cleanse, keeping, stage_members, sweep, warehouse_of
 
 SETTLED_FROM = 50_000
 """Changes in one run from which PostgreSQL is had to tidy `synced`, after delivery, for the next diff's sake."""
@@ -119,6 +119,8 @@ class _Sync:
     token: str = ""
     warehouse: Warehouse | None = None
     keeping: Keeping | None = None
+    away: list[Any] = field(default_factory=list)
+    """Rows of the computations whose last snapshot a warehouse keeps, as this sync found them."""
 
     def record(
         self,
@@ -127,6 +129,10 @@ class _Sync:
         on_computation: Callable[[ComputationReport], None] | None,
     ) -> None:
         """Snapshot and diff of every computation at one instant, then the outbox; one that fails keeps no other."""
+        with self.connection.begin():  # before anything is written: it may be refused
+            self.away = away(self.connection, self.job.key, [computation.key for computation in compiled])
+            warehouse = warehouse_of(self.connection, self.databases, self.away)
+            self.warehouse = warehouse if self.databases.keeps_snapshots else None
         with writing(self.connection):
             # Nobody else runs this job: its lock is held. What looks unfinished was ended with its process.
             self.connection.execute(
@@ -149,11 +155,11 @@ class _Sync:
         errors = []
         found: list[_Found] = []
         with self.connection.begin():
-            self.warehouse = warehouse_of(self.connection, self.databases)
             if self.warehouse is not None:
                 self.keeping = keeping(self.connection, self.warehouse, self.token)
             rows = known(self.connection, compiled)
-        if self.warehouse is None and bring_home(self.connection, self.databases, self.job.key):
+        if self.warehouse is None and self.away:
+            bring_home(self.connection, self.databases, self.token, self.away)
             with self.connection.begin():
                 rows = known(self.connection, compiled)
         one_instant = self.warehouse is not None and self.warehouse.can.one_instant
@@ -178,6 +184,8 @@ class _Sync:
                 except AudienceSyncError as error:
                     if self.connection.invalidated or instant.is_lost:
                         raise
+                    if self.keeping is not None:
+                        self.keeping.failed()
                     errors.append(f"{computation.name}: {error}")
                     continue
                 compared.report.held = compared.report.held and not allow_large_change
@@ -192,9 +200,9 @@ class _Sync:
             self.report.computations.append(one.report)
             if on_computation is not None:
                 on_computation(one.report)
-        self.report.computations += self._remove()
+        self.report.computations += self._remove(errors)
         if self.warehouse is not None:
-            sweep(self.connection, self.warehouse, self.token)
+            sweep(self.connection, self.warehouse, self.token, [row.snapshot for row in self.away])
         tell_renamed(self.report.computations)
         if errors:
             self.report.status, self.report.error = "failed", "; ".join(errors)
@@ -271,7 +279,7 @@ class _Sync:
             )
         )
 
-    def _remove(self) -> list[ComputationReport]:
+    def _remove(self, errors: list[str]) -> list[ComputationReport]:
         """Computations that jobs.yaml no longer names: kept and told, or, with `on_remove: send false`, told false."""
         with self.connection.begin():
             rows = orphans(self.connection, self.config, self.job)
@@ -279,8 +287,15 @@ class _Sync:
         for row in rows:
             report = removed(row, self.job)
             kept_members = None
+            if self.warehouse is None and row.snapshot is not None:
+                errors.append(f"{row.name}: its last snapshot is in a warehouse and could not be brought home")
+                continue
             if self.job.on_remove == "send false" and self.warehouse is not None and row.snapshot is not None:
-                kept_members = stage_members(self.connection, self.warehouse, row.snapshot)
+                try:
+                    kept_members = stage_members(self.connection, self.warehouse, row.snapshot)
+                except AudienceSyncError as error:
+                    errors.append(f"{row.name}: {error}")
+                    continue
             with writing(self.connection) as connection:
                 changed: dict[str, Any] = {"removed_at": row.removed_at or utcnow()}
                 if self.job.on_remove == "send false":

@@ -6,13 +6,14 @@ state's table `synced` but a table of the warehouse, and state keeps its name (`
 
 from audience_sync.warehouse.cleansing import cleanse, holding_forgotten
 from audience_sync.warehouse.compare import Keeping, compare
-from audience_sync.warehouse.members import bring_home, count_members, memberships, stage_members
+from audience_sync.warehouse.members import away, bring_home, count_members, memberships, stage_members
 from audience_sync.warehouse.pointers import keeping, sweep, warehouse_of
 from audience_sync.warehouse.snapshots import Warehouse
 
 __all__ = [
     "Keeping",
     "Warehouse",
+    "away",
     "bring_home",
     "cleanse",
     "compare",

@@ -9,8 +9,9 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.database import told, writing
 from audience_sync.state.tables import computations
+from audience_sync.warehouse.compare import Keeping
 from audience_sync.warehouse.pointers import keeping, sweep
-from audience_sync.warehouse.snapshots import Warehouse, must_be_there, size
+from audience_sync.warehouse.snapshots import Warehouse, is_there, size
 
 
 def holding_forgotten(state: Connection) -> list[Any]:
@@ -32,14 +33,22 @@ def cleanse(state: Connection, warehouse: Warehouse, token: str, job: str) -> No
         with state.begin():
             keep = keeping(state, warehouse, token, label=f"again{row.id}")
         with told("source", warehouse.url), warehouse.engine.begin() as source:
-            before = must_be_there(source, warehouse, row.snapshot, row.name)
+            if row.snapshot is None or not is_there(source, warehouse.snapshot(row.snapshot)):
+                _note(state, row, {}, keep)  # nobody is in it
+                continue
+            before = warehouse.snapshot(row.snapshot)
             null = sa.cast(sa.null(), sa.Text).label("other")
             place = keep.keep(source, sa.select(before.c.user_id, before.c.value, null), row.id)
             left = size(source, warehouse.snapshot(place))
-        with writing(state):
-            here = computations.c.id == row.id
-            state.execute(sa.select(computations.c.id).where(here).with_for_update())
-            moved = {"snapshot": place, "size": left, "holds_forgotten": keep.holds_forgotten(state)}
-            state.execute(sa.update(computations).where(here, computations.c.snapshot == row.snapshot).values(moved))
+        _note(state, row, {"snapshot": place, "size": left}, keep)
     if rows:
-        sweep(state, warehouse, token)
+        sweep(state, warehouse, token, [row.snapshot for row in rows if row.snapshot is not None])
+
+
+def _note(state: Connection, row: Any, moved: dict[str, Any], keep: Keeping) -> None:
+    with writing(state):
+        here = sa.and_(computations.c.id == row.id, computations.c.snapshot.is_not_distinct_from(row.snapshot))
+        # Before asking who is forgotten: whoever forgets somebody writes this row in the same transaction.
+        state.execute(sa.select(computations.c.id).where(here).with_for_update())
+        moved = {**moved, "holds_forgotten": keep.holds_forgotten(state)}
+        state.execute(sa.update(computations).where(here).values(moved))

@@ -28,16 +28,22 @@ class Keeping:
     hashes: frozenset[str]
     """Who is forgotten, as this sync knows it."""
     _forgotten: sa.Table | None = field(default=None, init=False)
+    _failures: int = field(default=0, init=False)
 
     def keep(self, connection: Connection, rows: sa.Select[Any], nr: int) -> str:
         """Write a snapshot of these rows; returns its table's place."""
         if self.hashes and self._forgotten is None:
-            table = self.warehouse.forgotten(self.token, self.label)
+            table = self.warehouse.forgotten(self.token, f"{self.label}{self._failures or ''}")
             write_forgotten(connection, table, sorted(self.hashes))
             self._forgotten = table
         place = self.warehouse.place(self.warehouse.name(self.token, f"{nr}{self.label}"))
         write(connection, self.warehouse, self.warehouse.snapshot(place), rows, self.salt, self._forgotten)
         return place
+
+    def failed(self) -> None:
+        """The last snapshot failed, and what was made with it may be gone, or half there."""
+        self._forgotten = None
+        self._failures += 1
 
     def holds_forgotten(self, state: Connection) -> bool:
         """Whether somebody was forgotten since; in the transaction of `state` that moves the pointer."""
@@ -73,12 +79,18 @@ def compare(
         query = found(nr, now.c.user_id, ENTERED, value, other=other)
     else:
         with told("source", warehouse.url):
-            was = must_be_there(source, warehouse, row.snapshot, computation.name)
+            was = must_be_there(source, warehouse, row.snapshot)
             before = size(source, was)
         query = joined(nr, now, was, of_traits=of_traits)
     travel(source, state, _as_texts(query), changes, COLUMNS, warehouse.url)
-    refuse_two_values(state, computation, changes, changes.c.nr == nr)
-    return count(state, nr, before), kept
+    refuse_two_values(state, changes, changes.c.nr == nr)
+    difference = count(state, nr, before)
+    if kept is not None and row is not None and row.snapshot is not None and row.holds_forgotten:
+        # The last snapshot holds users that nobody may be told of: today's has been rid of them.
+        with told("source", warehouse.url):
+            left = size(source, warehouse.snapshot(kept))
+        difference = replace(difference, before=left - difference.entered + difference.exited)
+    return difference, kept
 
 
 def _as_texts(query: sa.Select[Any]) -> sa.Select[Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.database import told, writing, writing_temporary
+from audience_sync import logs
+from audience_sync.database import open_source, told, writing, writing_temporary
+from audience_sync.errors import AudienceSyncError
 from audience_sync.snapshot import Databases, analyze, empty, snapshot, travel
 from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import computations, synced
-from audience_sync.warehouse.pointers import warehouse_of
+from audience_sync.warehouse.pointers import sweep, warehouse_of
 from audience_sync.warehouse.snapshots import Warehouse, must_be_there
 
 
@@ -30,7 +33,7 @@ def stage_members(
         if place is None:
             return snapshot
         with told("source", warehouse.url), closing(warehouse.engine.connect()) as source:
-            members = must_be_there(source, warehouse, place, place)
+            members = must_be_there(source, warehouse, place)
             query = sa.select(members.c.user_id, members.c.value)
             if after is not None:
                 query = query.where(members.c.user_id > after)
@@ -46,7 +49,7 @@ def stage_members(
 def count_members(warehouse: Warehouse, place: str, after: str | None) -> int:
     """How many members of a snapshot come after this user."""
     with told("source", warehouse.url), warehouse.engine.connect() as source:
-        members = must_be_there(source, warehouse, place, place)
+        members = must_be_there(source, warehouse, place)
         query = sa.select(sa.func.count()).select_from(members)
         if after is not None:
             query = query.where(members.c.user_id > after)
@@ -60,7 +63,7 @@ def memberships(warehouse: Warehouse, places: dict[str, str], user_ids: Sequence
     found = []
     with told("source", warehouse.url), warehouse.engine.connect() as source:
         for key, place in places.items():
-            members = must_be_there(source, warehouse, place, key)
+            members = must_be_there(source, warehouse, place)
             rows = source.execute(
                 sa.select(members.c.user_id, members.c.value).where(members.c.user_id.in_(list(user_ids)))
             )
@@ -68,19 +71,26 @@ def memberships(warehouse: Warehouse, places: dict[str, str], user_ids: Sequence
     return found
 
 
-def bring_home(state: Connection, databases: Databases, job: str) -> bool:
-    """Copy into `synced` what a warehouse has kept for this job, where the source does not keep snapshots any more.
+def away(state: Connection, job: str, keys: Sequence[str]) -> list[Any]:
+    """The computations with these keys, or of this job, whose last snapshot is kept in a warehouse."""
+    wanted = sa.or_(computations.c.job == job, computations.c.key.in_(keys))
+    return list(state.execute(sa.select(computations).where(wanted, computations.c.snapshot.is_not(None))))
 
-    Returns whether there was any. The warehouse's tables stay: from here on it is only read.
-    """
+
+def bring_home(state: Connection, databases: Databases, token: str, rows: Sequence[Any]) -> None:
+    """Copy into `synced` what a warehouse has kept of these, where the source does not keep snapshots any more, and
+    drop it there, if that is still allowed. One that can't be had stays away."""
     with state.begin():
-        away = state.execute(
-            sa.select(computations).where(computations.c.job == job, computations.c.snapshot.is_not(None))
-        ).all()
-        warehouse = warehouse_of(state, databases, away)
-    for row in away:
-        assert warehouse is not None
-        members = stage_members(state, warehouse, row.snapshot)
+        warehouse = warehouse_of(state, databases, rows)
+    assert warehouse is not None
+    home_again = []
+    for row in rows:
+        try:
+            members = stage_members(state, warehouse, row.snapshot)
+        except AudienceSyncError as error:
+            logs.warning("a snapshot is still in the warehouse", key=row.key, error=str(error))
+            continue
+        home_again.append(row.snapshot)
         with writing(state) as connection:
             if somebody_is_forgotten(connection):
                 connection.execute(sa.delete(members).where(is_suppressed(connection, members.c.user_id)))
@@ -90,4 +100,8 @@ def bring_home(state: Connection, databases: Databases, job: str) -> bool:
             )
             home = {"snapshot": None, "holds_forgotten": False}
             connection.execute(sa.update(computations).where(computations.c.id == row.id).values(home))
-    return bool(away)
+    engine = open_source(warehouse.url, keeps_snapshots=True)
+    try:
+        sweep(state, replace(warehouse, engine=engine), token, home_again)
+    finally:
+        engine.dispose()

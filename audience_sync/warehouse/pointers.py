@@ -29,7 +29,7 @@ from audience_sync.state.suppression import salt
 from audience_sync.state.tables import computations, suppressed, syncs
 from audience_sync.warehouse.compare import Keeping
 from audience_sync.warehouse.engines import CAPABILITIES
-from audience_sync.warehouse.snapshots import Warehouse
+from audience_sync.warehouse.snapshots import Warehouse, bare
 
 LONGEST_SYNC = timedelta(days=2)
 """What a sync that long ago left behind is nobody's, though no other has said yet that it was killed."""
@@ -54,8 +54,9 @@ def keeping(state: Connection, warehouse: Warehouse, token: str, label: str = ""
     return Keeping(warehouse, token, label, salt(state), hashes)
 
 
-def sweep(state: Connection, warehouse: Warehouse, token: str) -> None:
-    """Drop what this state's syncs have left and no pointer names. `token`: of the sync that is at its end.
+def sweep(state: Connection, warehouse: Warehouse, token: str, left: Iterable[str] = ()) -> None:
+    """Drop what this state's syncs have left and no pointer names. `token`: of the sync that is at its end; `left` are
+    places that pointers have left, in whichever schema.
 
     What can't be dropped now is dropped by a later sync.
     """
@@ -63,21 +64,24 @@ def sweep(state: Connection, warehouse: Warehouse, token: str) -> None:
         with told("source", warehouse.url), warehouse.engine.connect() as connection:
             names = warehouse.names(connection)  # before state is asked: what is made from here on is not among them
             connection.rollback()
-            for name in _unneeded(state, warehouse, names, token):
+            places = [*map(warehouse.place, names), *left]
+            for place in _unneeded(state, warehouse, dict.fromkeys(places), token):
                 if warehouse.can.impatient is not None:
                     connection.execute(warehouse.can.impatient)
-                warehouse.snapshot(warehouse.place(name)).drop(connection, checkfirst=True)
+                warehouse.snapshot(place).drop(connection, checkfirst=True)
                 connection.commit()
     except AudienceSyncError as error:
         logs.warning("old snapshots are still in the warehouse", error=str(error))
 
 
-def _unneeded(state: Connection, warehouse: Warehouse, names: list[str], token: str) -> list[str]:
+def _unneeded(state: Connection, warehouse: Warehouse, places: Iterable[str], token: str) -> list[str]:
     with state.begin():
         rows = state.execute(sa.select(syncs.c.token, syncs.c.status, syncs.c.started_at)).all()
-        pointed = {name for name in state.execute(sa.select(computations.c.snapshot)).scalars() if name is not None}
+        named = state.execute(sa.select(computations.c.snapshot).where(computations.c.snapshot.is_not(None)))
+        # By the bare name, which is one of its kind: a table has as many places as there are ways to write its schema.
+        pointed = {bare(place) for place in named.scalars()}
     since = utcnow() - LONGEST_SYNC
     # A token that state does not know is another's, whose state was copied from this one: it may point at it.
     ended = {row.token for row in rows if row.status != "running" or row.started_at < since}
     ended.add(token)
-    return [name for name in names if warehouse.place(name) not in pointed and warehouse.token_of(name) in ended]
+    return [place for place in places if bare(place) not in pointed and warehouse.token_of(bare(place)) in ended]

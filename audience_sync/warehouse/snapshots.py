@@ -65,7 +65,12 @@ class Warehouse:
     def names(self, connection: Connection) -> list[str]:
         """All tables of this state."""
         there = sa.inspect(connection).get_table_names(self.schema)
-        return sorted(name for name in there if name.startswith(self.prefix))
+        return sorted(name for name in there if name.lower().startswith(self.prefix))
+
+
+def bare(place: str) -> str:
+    """The table's name without its schema, as all databases compare it."""
+    return place.rpartition(".")[2].lower()
 
 
 def write_forgotten(connection: Connection, table: sa.Table, hashes: Sequence[str]) -> None:
@@ -105,13 +110,17 @@ def size(connection: Connection, table: sa.Table) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
 
 
-def must_be_there(connection: Connection, warehouse: Warehouse, place: str, computation: str) -> sa.Table:
+def is_there(connection: Connection, table: sa.Table) -> bool:
+    return bool(sa.inspect(connection).has_table(table.name, table.schema))
+
+
+def must_be_there(connection: Connection, warehouse: Warehouse, place: str) -> sa.Table:
     """The snapshot of the last sync; DatabaseError where somebody has dropped it."""
     table = warehouse.snapshot(place)
-    if not sa.inspect(connection).has_table(table.name, table.schema):
+    if not is_there(connection, table):
         raise DatabaseError(
-            f"{computation}: the table {place}, its last snapshot, is not in the warehouse any more: bring it back "
-            "from the warehouse's own history, or give the audience another key: and it is sent as a new one"
+            f"the table {place}, its last snapshot, is not in the warehouse any more: bring it back from the "
+            "warehouse's own history, or give the audience another `key:`, so that it is sent as a new one"
         )
     return table
 

@@ -204,7 +204,7 @@ def test_in_a_schema_of_its_own(new_database: Callable[[], str], tmp_path: Path,
     [
         ("{url: 'sqlite:///shop.db', synced: warehouse}", "synced: warehouse is for duckdb, postgresql"),
         ("{url: 'duckdb:///shop.duckdb', schema: x}", "schema: is where a warehouse keeps its snapshots"),
-        ("{url: 'duckdb:///shop.duckdb', synced: elsewhere}", "'state' or 'warehouse'"),
+        ("{url: 'duckdb:///shop.duckdb', synced: elsewhere}", "expected state, or warehouse"),
         ("{url: 'duckdb:///shop.duckdb', synked: warehouse}", "did you mean 'synced'?"),
         ("{synced: warehouse}", "url"),
         ("{url: 'nosuch://x', synced: warehouse}", "nosuch is not a database this version knows here"),
