@@ -117,7 +117,9 @@ def _duckdb(url: str, *, read_only: bool) -> Engine:
                     raise
                 if time.monotonic() > deadline:
                     held = "another process has the file open, and DuckDB lets only one write"
-                    raise DatabaseError(f"source: {database_address(url)}: {held}: try again when it is done") from error
+                    raise DatabaseError(
+                        f"source: {database_address(url)}: {held}: try again when it is done"
+                    ) from error
             time.sleep(LOOK_SECONDS)
 
     @sa.event.listens_for(engine, "connect")

@@ -152,7 +152,8 @@ def _forget(
         erased[user_id]["memberships"] += 1
     suppress(connection, user_ids, utcnow())
     if keeps_snapshots:  # also those whose first snapshot a sync is just writing there
-        connection.execute(sa.update(computations).values(holds_forgotten=True))
+        computed = computations.c["class"].in_(["audience", "computed_trait"])
+        connection.execute(sa.update(computations).where(computed).values(holds_forgotten=True))
     return [
         Forgotten(
             user_id,

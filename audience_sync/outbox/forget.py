@@ -108,10 +108,12 @@ def _step_back(connection: Connection, user_ids: Sequence[str]) -> None:
         .correlate(backfills)
         .scalar_subquery()
     )
-    in_warehouse = backfills.c.computation_id.in_(sa.select(computations.c.id).where(computations.c.snapshot.is_not(None)))
+    in_warehouse = backfills.c.computation_id.in_(
+        sa.select(computations.c.id).where(computations.c.snapshot.is_not(None))
+    )
     shorter = sa.func.substr(backfills.c.after_user, 1, sa.func.length(backfills.c.after_user) - 1)
-    # Of one that is at those who left, the place is in another order of the same ids: it may tell some twice. So may one
-    # whose members a warehouse keeps: whoever has all of the id but its last letter.
+    # Of one that is at those who left, the place is in another order of the same ids: it may tell some twice. So may
+    # one whose members a warehouse keeps: those whose ids differ in the last letter alone.
     place = sa.case(
         (backfills.c.finished_at.is_not(None), sa.null()), (in_warehouse, sa.func.nullif(shorter, "")), else_=before
     )

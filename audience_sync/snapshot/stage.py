@@ -50,16 +50,15 @@ def stage(state: Connection, source: Connection | None, computation: Computation
     analyze(state, snapshot)
 
 
-def refuse_two_values(
-    state: Connection, rows: sa.Table, of_it: sa.ColumnElement[bool]
-) -> None:
+def refuse_two_values(state: Connection, rows: sa.Table, of_it: sa.ColumnElement[bool]) -> None:
     """DatabaseError where the SQL of a trait gives somebody two."""
     twice = state.execute(
         sa.select(rows.c.user_id, rows.c.value, rows.c.other).where(of_it, rows.c.other.is_not(None)).limit(1)
     ).first()
     if twice is not None:
         raise DatabaseError(
-            f"gives user {twice.user_id!r} two values, {twice.value} and {twice.other}: its SQL must give each user once"
+            f"gives user {twice.user_id!r} two values, {twice.value} and {twice.other}: "
+            "its SQL must give each user once"
         )
 
 

@@ -28,7 +28,17 @@ from audience_sync.state.tables import computations, handed_over, results, synce
 from audience_sync.sync.checks import chosen_jobs, compile_jobs, open_databases, prepare
 from audience_sync.sync.compare import compare, known, orphans, removed, tell_renamed
 from audience_sync.sync.reports import ComputationReport, JobReport, RunReport
-from audience_sync.warehouse import Keeping, Warehouse, away, bring_home, cleanse, keeping, stage_members, sweep, warehouse_of
+from audience_sync.warehouse import (
+    Keeping,
+    Warehouse,
+    away,
+    bring_home,
+    cleanse,
+    keeping,
+    stage_members,
+    sweep,
+    warehouse_of,
+)
 
 SETTLED_FROM = 50_000
 """Changes in one run from which PostgreSQL is had to tidy `synced`, after delivery, for the next diff's sake."""
@@ -319,7 +329,7 @@ class _Sync:
             try:
                 cleanse(self.connection, self.warehouse, self.token, self.job.key)
             except AudienceSyncError as error:  # the next sync's own snapshot holds none of them
-                logs.warning("forgotten users are still in the warehouse", error=str(error))
+                logs.warning(f"forgotten users are still in the warehouse, until the next sync: {error}")
         of_job = sa.select(computations.c.id).where(computations.c.job == self.job.key)
         mine = set(self.connection.execute(of_job).scalars())
         reasons = []

@@ -88,15 +88,17 @@ def bring_home(state: Connection, databases: Databases, token: str, rows: Sequen
         try:
             members = stage_members(state, warehouse, row.snapshot)
         except AudienceSyncError as error:
-            logs.warning("a snapshot is still in the warehouse", key=row.key, error=str(error))
+            logs.warning(f"{row.key}: its last snapshot could not be brought home: {error}")
             continue
         home_again.append(row.snapshot)
         with writing(state) as connection:
             if somebody_is_forgotten(connection):
                 connection.execute(sa.delete(members).where(is_suppressed(connection, members.c.user_id)))
-            rows = sa.select(sa.literal(row.id, sa.BigInteger), members.c.user_id, members.c.value)
+            copied = sa.select(sa.literal(row.id, sa.BigInteger), members.c.user_id, members.c.value)
             connection.execute(
-                sa.insert(synced).from_select(["computation_id", "user_id", "value"], rows.order_by(members.c.user_id))
+                sa.insert(synced).from_select(
+                    ["computation_id", "user_id", "value"], copied.order_by(members.c.user_id)
+                )
             )
             home = {"snapshot": None, "holds_forgotten": False}
             connection.execute(sa.update(computations).where(computations.c.id == row.id).values(home))

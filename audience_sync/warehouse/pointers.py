@@ -71,7 +71,7 @@ def sweep(state: Connection, warehouse: Warehouse, token: str, left: Iterable[st
                 warehouse.snapshot(place).drop(connection, checkfirst=True)
                 connection.commit()
     except AudienceSyncError as error:
-        logs.warning("old snapshots are still in the warehouse", error=str(error))
+        logs.warning(f"old snapshots are still in the warehouse, until the next sync: {error}")
 
 
 def _unneeded(state: Connection, warehouse: Warehouse, places: Iterable[str], token: str) -> list[str]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 import sqlalchemy as sa
 from support.project import Project
 from support.scores import START, Shop, believed, members
 
 from audience_sync import backfill as backfill_module
+from audience_sync import database
 from audience_sync.backfill import backfill
 from audience_sync.config import load_config
 from audience_sync.errors import ConfigError, DatabaseError
@@ -21,7 +25,7 @@ from audience_sync.forget import forget, unforget
 from audience_sync.receiver import Receiver
 from audience_sync.show import what_is_known
 from audience_sync.state.reading import reading
-from audience_sync.sync import plan
+from audience_sync.sync import plan, run
 
 Receiving = tuple[Receiver, str]
 
@@ -186,8 +190,9 @@ def test_in_a_schema_of_its_own(new_database: Callable[[], str], tmp_path: Path,
     shop = Shop(tmp_path, url, url, receiver[1], keeps_snapshots=True)
     edit(shop, ("synced: warehouse", "synced: warehouse, schema: sync_snapshots"))
     shop.set(ann=1)
-    report = shop.run()
-    assert report.exit_code == 1 and 'schema "sync_snapshots" does not exist' in str(report.jobs[0].error)
+    for look in (shop.run, lambda: plan(shop.config, [], START)):
+        with pytest.raises(ConfigError, match="has no schema 'sync_snapshots'"):
+            look()
     with shop.engine.begin() as connection:
         connection.exec_driver_sql("CREATE SCHEMA sync_snapshots")
     shop.sync(ann=1)
@@ -223,10 +228,109 @@ def test_mistakes_are_told_with_their_place(project: Project, source: str, said:
     assert problem.line == 2 and said in str(problem), problem
 
 
-@pytest.mark.slow
-def test_a_duckdb_that_another_process_has_open(warehouse: Shop, project: Project, tmp_path: Path) -> None:
+HOLD = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.readline()"
+
+
+def test_a_duckdb_that_another_process_has_open(
+    warehouse: Shop, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     warehouse.set(ann=1)
-    with duckdb.connect(str(tmp_path / "shop.duckdb")):
-        ran = project.cli("run")
-    assert ran.code == 1 and "lock" in ran.err + ran.out, ran
-    assert project.cli("run").code == 0
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "shop.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "BUSY_SECONDS", 0.2)
+            ran = project.quick("run")
+        assert ran.code == 1 and "another process has the file open" in ran.err + ran.out, ran
+        threading.Timer(0.5, other.stdin.close).start()
+        assert project.quick("run").code == 0  # which waited for it
+        assert other.wait(30) == 0
+
+
+def test_a_schema_written_in_other_words_is_the_same(warehouse: Shop, receiver: Receiving) -> None:
+    text = warehouse.path.read_text()
+    second = text[text.index("    audiences:") :].replace("name: a,", "name: b,").replace("name: t,", "name: u,")
+    warehouse.path.write_text(text + "  - name: K\n" + second)
+    warehouse.sync(ann=1, bob=2)
+    edit(warehouse, ("synced: warehouse", "synced: warehouse, schema: main"))
+    warehouse.set(bob=2)
+    assert run(warehouse.config, ["j"], START + timedelta(days=9)).exit_code == 0
+    edit(warehouse, ("guard: off", "guard: 0%"))
+    assert run(warehouse.config, ["j"], START + timedelta(days=9)).exit_code == 0  # nothing changed: nothing is held
+    warehouse.set(eve=1)
+    assert run(warehouse.config, ["k"], START + timedelta(days=10)).exit_code == 0
+    told = believed(receiver[0], "w1")
+    assert told == {("bob", "a"): True, ("bob", "t"): 2, ("eve", "b"): True, ("eve", "u"): 1}
+    edit(warehouse, (", schema: main", ""), ("guard: 0%", "guard: off"))
+    warehouse.sync(eve=1)
+    assert {key for _, key in believed(receiver[0], "w1")} == {"a", "t", "b", "u"} and len(tables(warehouse)) == 4
+
+
+def test_one_that_fails_takes_no_other_with_it_though_somebody_is_forgotten(
+    warehouse: Shop, receiver: Receiving
+) -> None:
+    warehouse.sync(ann=1, bob=2)
+    forget(warehouse.config, ["ann"])
+    failing = "      - {name: broken, sql: \"select cast(user_id || 'x' as integer) as user_id from members\"}\n"
+    edit(warehouse, ("    audiences:\n", "    audiences:\n" + failing))
+    warehouse.set(ann=1, bob=3)
+    report = warehouse.run()
+    assert report.exit_code == 1 and str(report.jobs[0].error).count("broken: ") == 1
+    assert [(c.key, c.size) for c in report.jobs[0].computations] == [("a", 1), ("t", 1)]
+    assert believed(receiver[0], "w2")[("bob", "t")] == 3 and len(tables(warehouse)) == 2
+    planned = plan(warehouse.config, [], START)
+    assert planned.exit_code == 1 and [c.key for c in planned.jobs[0].computations] == ["a", "t"]
+
+
+def test_a_job_renamed_as_the_snapshots_come_home(warehouse: Shop, receiver: Receiving, tmp_path: Path) -> None:
+    warehouse.sync(ann=1, bob=2)
+    url = f"duckdb:///{tmp_path}/shop.duckdb"
+    edit(warehouse, (f"{{url: '{url}', synced: warehouse}}", url), ("name: J", "name: Other"))
+    receiver[0].calls.clear()
+    warehouse.sync(bob=2)
+    told = [(c.body["userId"], c.body["traits"]) for c in receiver[0].calls if c.path == "/w1"]
+    assert sorted(map(str, told)) == ["('ann', {'a': False})", "('ann', {'t': None})"]
+    assert tables(warehouse) == set()
+
+
+def test_an_audience_taken_out_whose_snapshot_is_gone_stops_nobody(
+    warehouse: Shop, receiver: Receiving, tmp_path: Path
+) -> None:
+    warehouse.sync(ann=1)
+    ((name,),) = in_state(tmp_path, "SELECT snapshot FROM audience_sync_computations WHERE key = 'a'")
+    with warehouse.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {name}")
+    edit(
+        warehouse,
+        ("    guard: off\n", "    guard: off\n    on_remove: send false\n"),
+        ("    audiences:\n      - {name: a, table: {name: members, user_id: user_id}}\n", ""),
+    )
+    warehouse.set(ann=2)
+    report = warehouse.run()
+    assert report.exit_code == 1 and "is not in the warehouse any more" in str(report.jobs[0].error)
+    assert believed(receiver[0], "w1") == {("ann", "a"): True, ("ann", "t"): 2}
+    assert forget(warehouse.config, ["ann"]).is_done  # a table that is gone holds nobody
+    assert unforget(warehouse.config, ["ann"]) == ["ann"]
+
+
+def test_the_size_after_somebody_was_forgotten_while_it_was_away(warehouse: Shop, tmp_path: Path) -> None:
+    warehouse.sync(ann=1, bob=2, eve=3)
+    file = tmp_path / "shop.duckdb"
+    file.rename(tmp_path / "away")
+    file.write_text("not a database")
+    assert not forget(warehouse.config, ["ann"]).is_done
+    (tmp_path / "away").replace(file)
+    report = warehouse.sync(ann=1, bob=2, eve=3)
+    assert [c.size for c in report.jobs[0].computations] == [2, 2]
+
+
+def test_a_backfill_goes_on_near_somebody_forgotten(warehouse: Shop, receiver: Receiving) -> None:
+    everyone = {f"u{n:03}": n for n in range(40)}
+    warehouse.sync(**everyone)
+    backfill(warehouse.config, audiences=["a"], workflows=["w1"], limit=20, chunk_rows=5)
+    forget(warehouse.config, ["u019"])
+    receiver[0].calls.clear()
+    assert backfill(warehouse.config, audiences=["a"], workflows=["w1"], chunk_rows=5).is_done
+    told = {call.body["userId"] for call in receiver[0].calls}
+    assert {f"u{n:03}" for n in range(20, 40)} <= told and len(told) < 32 and "u019" not in told
