@@ -9,7 +9,7 @@ reads them at one instant only where its transactions can hold all of that (`sav
 a transaction of its own.
 
 What several computations read is computed once, by the first that needs it, into temporary tables of the connection
-that reads the source (`snapshot.shared`). Not so in a warehouse that keeps the snapshots: not all have such tables.
+that reads the source (`snapshot.shared`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from audience_sync.computations import Computation, SharedSet, shared_sets
 from audience_sync.database import told, writing_temporary
 from audience_sync.errors import AudienceSyncError, DatabaseError
 from audience_sync.snapshot.databases import Databases
-from audience_sync.snapshot.shared import fill, made_beside
+from audience_sync.snapshot.shared import fill, made_beside, made_in_warehouse
 from audience_sync.snapshot.stage import analyze, empty
 
 
@@ -38,12 +38,14 @@ class Instant:
         databases: Databases,
         compiled: Sequence[Computation],
         *temporary: sa.Table,
+        keeping: bool = False,
         savepoints: bool = False,
     ) -> None:
         self.state = state
         self.databases = databases
-        self._shared = [] if databases.keeps_snapshots else [one.table for one in shared_sets(compiled)]
+        self._shared = [one.table for one in shared_sets(compiled)]
         self.temporary = (*temporary, *self._shared) if databases.together else temporary
+        self.keeping = keeping
         self.savepoints = savepoints
         self.is_lost = False
         """Nothing of it can be recorded: what was read, and written, went with the connection."""
@@ -93,7 +95,8 @@ class Instant:
             if self._source is None:
                 with told("source", self.databases.source_url):
                     self._source = self.databases.source.connect()
-                    self._shares = made_beside(self._source, self._shared)
+                    make = made_in_warehouse if self.keeping else made_beside
+                    self._shares = make(self._source, self._shared)
             if self.databases.keeps_snapshots:
                 with self._writing(self._source):
                     yield self._source
@@ -147,6 +150,7 @@ class Instant:
             except Exception:  # the driver's own words, too, for a connection that is gone
                 self.is_lost = self.savepoints
                 self._source = None
+                self._filled.clear()
                 source.invalidate()
                 source.close()
             raise

@@ -41,7 +41,7 @@ def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
     except sa.exc.DBAPIError as error:
         if error.connection_invalidated:
             raise
-        log.debug("the source has no temporary tables, so nothing is computed once for several: %s", one_line(error))
+        _tell_refused(error)
         source.rollback()
         if postgresql:
             source.execution_options(postgresql_readonly=True)
@@ -50,6 +50,28 @@ def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
             source.commit()
         return False
     return True
+
+
+def made_in_warehouse(source: Connection, tables: Sequence[sa.Table]) -> bool:
+    """The same on a connection that may write, where the warehouse keeps the snapshots."""
+    if not tables:
+        return False
+    source.detach()  # its temporary tables go when it is closed
+    try:
+        for table in tables:
+            table.create(source)
+        source.commit()
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        _tell_refused(error)
+        source.rollback()
+        return False
+    return True
+
+
+def _tell_refused(error: sa.exc.DBAPIError) -> None:
+    log.debug("the source has no temporary tables, so nothing is computed once for several: %s", one_line(error))
 
 
 def fill(connection: Connection, one: SharedSet) -> None:

@@ -176,7 +176,7 @@ def _copy_in(state: Connection, into: sa.Table, columns: Sequence[str], texts: I
 
 
 def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
+    return connection.connection.dbapi_connection  # its other name, driver_connection, is lost on one that is detached
 
 
 _SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

@@ -173,7 +173,14 @@ class _Sync:
             with self.connection.begin():
                 rows = known(self.connection, compiled)
         one_instant = self.warehouse is not None and self.warehouse.can.one_instant
-        with Instant(self.connection, self.databases, compiled, *diff.TEMPORARY, savepoints=one_instant) as instant:
+        with Instant(
+            self.connection,
+            self.databases,
+            compiled,
+            *diff.TEMPORARY,
+            keeping=self.warehouse is not None,
+            savepoints=one_instant,
+        ) as instant:
             for nr, computation in enumerate(compiled):
                 if self.stop.is_set():
                     errors.append("asked to stop before all was computed; run again to go on")

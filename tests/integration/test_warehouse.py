@@ -334,3 +334,30 @@ def test_a_backfill_goes_on_near_somebody_forgotten(warehouse: Shop, receiver: R
     assert backfill(warehouse.config, audiences=["a"], workflows=["w1"], chunk_rows=5).is_done
     told = {call.body["userId"] for call in receiver[0].calls}
     assert {f"u{n:03}" for n in range(20, 40)} <= told and len(told) < 32 and "u019" not in told
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "postgresql"])
+def test_what_several_audiences_name_is_computed_once(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, receiver: Receiving
+) -> None:
+    source = f"duckdb:///{tmp_path}/shop.duckdb" if kind == "duckdb" else request.getfixturevalue("new_database")()
+    shop = Shop(tmp_path, source, f"sqlite:///{tmp_path}/state.db", receiver[1], keeps_snapshots=True)
+    named = """      - {name: picked, sql: "select user_id from members where score > 5"}
+      - {name: b, who: {in: picked}}
+      - {name: c, who: {all: [{in: picked}, {in: a}]}}
+"""
+    edit(shop, ("    audiences:\n", "    audiences:\n" + named))
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        found.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        shop.sync(ann=1, bob=7)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert len([one for one in found if "score > 5" in one and one.startswith("INSERT")]) == 1
+    assert {key for user, key in believed(receiver[0], "w1") if user == "bob"} == {"a", "b", "c", "picked", "t"}
+    shop.sync(ann=9)
+    assert {key for _, key in believed(receiver[0], "w1")} == {"a", "b", "c", "picked", "t"} and len(tables(shop)) == 5
