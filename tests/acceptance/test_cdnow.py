@@ -51,7 +51,7 @@ def test_the_figures_in_this_process(
     project: Project, cdnow_shops: dict[str, str], new_database: Callable[..., str], source: str, state: str
 ) -> None:
     prepare(project, cdnow_shops, new_database, source, state)
-    check_figures(project, in_process(project))
+    check_figures(project, in_process(project), days=4)
 
 
 @pytest.mark.slow

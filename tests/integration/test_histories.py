@@ -181,7 +181,7 @@ def test_a_few_histories_end_in_the_latest_snapshot_on_sqlite() -> None:
 
 @pytest.mark.slow
 def test_every_history_ends_in_the_latest_snapshot_on_sqlite() -> None:
-    check_on_sqlite(examples=int(os.environ.get("HISTORIES", "40")))
+    check_on_sqlite(examples=int(os.environ.get("HISTORIES", "25")))
 
 
 def check_in_warehouse(examples: int) -> None:
@@ -205,7 +205,7 @@ def test_a_few_histories_end_in_the_latest_snapshot_in_a_warehouse() -> None:
 
 @pytest.mark.slow
 def test_every_history_ends_in_the_latest_snapshot_in_a_warehouse() -> None:
-    check_in_warehouse(examples=20)
+    check_in_warehouse(examples=8)
 
 
 @pytest.mark.slow
@@ -215,7 +215,7 @@ def test_every_history_ends_in_the_latest_snapshot_on_postgresql(
     from audience_sync.database import open_state
     from audience_sync.state import schema
 
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=7, deadline=None, suppress_health_check=list(HealthCheck))
     @given(steps=st.lists(step, min_size=1, max_size=5))
     def check(steps: list[dict[str, Any]]) -> None:
         url = new_database()
