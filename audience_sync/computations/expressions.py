@@ -31,7 +31,10 @@ def has_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
 
 
 def lacks_id(column: ColumnElement[Any], dialect: str) -> ColumnElement[bool]:
-    return sa.or_(column.is_(None), _comparable(column, dialect) == "")
+    empty = _comparable(column, dialect) == ""
+    if isinstance(column, sa.Column) and not column.nullable:
+        return empty  # which an index on the column finds at once
+    return sa.or_(column.is_(None), empty)
 
 
 def _comparable(column: ColumnElement[Any], dialect: str) -> ColumnElement[str]:
