@@ -332,6 +332,8 @@ def told(role: str, url: str) -> Iterator[None]:
     except (sa.exc.SQLAlchemyError, sqlite3.Error, psycopg.Error) as error:
         said = one_line(error)
         place = f"{role}: {database_address(url)}: {said}"
+        if url.startswith("duckdb") and "Out of Memory" in said:
+            place += ": give it more in its URL, ?memory_limit=1GB"
         if _MISCONFIGURED.search(str(getattr(error, "orig", error))):
             raise ConfigError(place, f"check {role}: in jobs.yaml and the variables that it reads") from error
         raise DatabaseError(place) from error
