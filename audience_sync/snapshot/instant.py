@@ -25,7 +25,7 @@ from audience_sync.computations import Computation, SharedSet, shared_sets
 from audience_sync.database import told, writing_temporary
 from audience_sync.errors import AudienceSyncError, DatabaseError
 from audience_sync.snapshot.databases import Databases
-from audience_sync.snapshot.shared import fill, made_beside, made_in_warehouse
+from audience_sync.snapshot.shared import fill, made_beside
 from audience_sync.snapshot.stage import analyze, empty
 
 
@@ -46,6 +46,7 @@ class Instant:
         self._shared = [one.table for one in shared_sets(compiled)]
         self.temporary = (*temporary, *self._shared) if databases.together else temporary
         self.keeping = keeping
+        """Snapshots are written, in a warehouse: what was read of one computation is committed, or rolled back."""
         self.savepoints = savepoints
         self.is_lost = False
         """Nothing of it can be recorded: what was read, and written, went with the connection."""
@@ -71,7 +72,7 @@ class Instant:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._source is not None:
             with closing(self._source), told("source", self.databases.source_url):
-                if kind is None and self.databases.keeps_snapshots:
+                if kind is None and self.keeping:
                     self._source.commit()
         if self.state.in_transaction():
             if kind is None:
@@ -95,9 +96,8 @@ class Instant:
             if self._source is None:
                 with told("source", self.databases.source_url):
                     self._source = self.databases.source.connect()
-                    make = made_in_warehouse if self.keeping else made_beside
-                    self._shares = make(self._source, self._shared)
-            if self.databases.keeps_snapshots:
+                    self._shares = made_beside(self._source, self._shared, may_write=self.keeping)
+            if self.keeping:
                 with self._writing(self._source):
                     yield self._source
                 return

@@ -20,16 +20,20 @@ from audience_sync.snapshot.stage import analyze
 log = logging.getLogger(__name__)
 
 
-def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
-    """Make the tables on a source's own connection, before its first query; False where it refuses."""
+def made_beside(source: Connection, tables: Sequence[sa.Table], *, may_write: bool = False) -> bool:
+    """Make the tables on a source's own connection, before its first query; False where it refuses. `may_write`: it is
+    a warehouse's that is about to keep snapshots, so nothing stands in the way."""
     if not tables:
         return False
-    postgresql, mariadb = (source.dialect.name in names for names in (("postgresql",), ("mysql", "mariadb")))
+    postgresql, mariadb = (
+        not may_write and source.dialect.name in names for names in (("postgresql",), ("mysql", "mariadb"))
+    )
+    if may_write or mariadb:
+        source.detach()  # its temporary tables go when it is closed
     try:
         if postgresql:
             source.execution_options(postgresql_readonly=False)
         elif mariadb:
-            source.detach()  # its temporary tables go when it is closed
             source.exec_driver_sql("SET SESSION TRANSACTION READ WRITE")
         for table in tables:
             table.create(source)
@@ -37,11 +41,12 @@ def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
             source.exec_driver_sql("SET TRANSACTION READ ONLY")
         elif mariadb:
             source.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+        if may_write or mariadb:
             source.commit()
     except sa.exc.DBAPIError as error:
         if error.connection_invalidated:
             raise
-        _tell_refused(error)
+        log.debug("the source has no temporary tables, so nothing is computed once for several: %s", one_line(error))
         source.rollback()
         if postgresql:
             source.execution_options(postgresql_readonly=True)
@@ -50,28 +55,6 @@ def made_beside(source: Connection, tables: Sequence[sa.Table]) -> bool:
             source.commit()
         return False
     return True
-
-
-def made_in_warehouse(source: Connection, tables: Sequence[sa.Table]) -> bool:
-    """The same on a connection that may write, where the warehouse keeps the snapshots."""
-    if not tables:
-        return False
-    source.detach()  # its temporary tables go when it is closed
-    try:
-        for table in tables:
-            table.create(source)
-        source.commit()
-    except sa.exc.DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        _tell_refused(error)
-        source.rollback()
-        return False
-    return True
-
-
-def _tell_refused(error: sa.exc.DBAPIError) -> None:
-    log.debug("the source has no temporary tables, so nothing is computed once for several: %s", one_line(error))
 
 
 def fill(connection: Connection, one: SharedSet) -> None:

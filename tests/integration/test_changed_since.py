@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.statements import statements
 
 from audience_sync.computations import in_words
 from audience_sync.config import Config, load_config
@@ -280,20 +280,6 @@ def test_who_came_changed_and_left_are_found(shop: Shop) -> None:
     found = trait(run(config, [], START + 2 * HOUR))
     assert (found.followed, found.entered, found.changed, found.exited) == (True, 1, 1, 1)
     assert kept(config) == {"vip": dict.fromkeys(["A", "a", "Ü"]), "value": {"A": "1", "a": "2", "Ü": "1"}}
-
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        found.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 def test_where_nobody_left_nobody_is_looked_for(shop: Shop) -> None:

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from support.project import Project
 from support.scores import START, Shop, believed, members
+from support.statements import statements
 
 from audience_sync import backfill as backfill_module
 from audience_sync import database
@@ -347,17 +348,26 @@ def test_what_several_audiences_name_is_computed_once(
       - {name: c, who: {all: [{in: picked}, {in: a}]}}
 """
     edit(shop, ("    audiences:\n", "    audiences:\n" + named))
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        found.append(statement)
-
-    sa.event.listen(sa.Engine, "before_cursor_execute", note)
-    try:
+    with statements() as found:
         shop.sync(ann=1, bob=7)
-    finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", note)
     assert len([one for one in found if "score > 5" in one and one.startswith("INSERT")]) == 1
     assert {key for user, key in believed(receiver[0], "w1") if user == "bob"} == {"a", "b", "c", "picked", "t"}
     shop.sync(ann=9)
     assert {key for _, key in believed(receiver[0], "w1")} == {"a", "b", "c", "picked", "t"} and len(tables(shop)) == 5
+
+
+def test_a_plan_goes_on_past_a_failure_with_what_was_computed_once(
+    new_database: Callable[[], str], tmp_path: Path, receiver: Receiving
+) -> None:
+    shop = Shop(tmp_path, new_database(), f"sqlite:///{tmp_path}/state.db", receiver[1], keeps_snapshots=True)
+    named = """      - {name: broken, sql: "select cast(user_id as integer)::text as user_id from members"}
+      - {name: picked, sql: "select user_id from members where score > 5"}
+      - {name: b, who: {in: picked}}
+      - {name: c, who: {all: [{in: picked}, {in: a}]}}
+"""
+    edit(shop, ("    audiences:\n", "    audiences:\n" + named))
+    shop.set(ann=1, bob=7)
+    report = plan(shop.config, [], START)
+    assert report.exit_code == 1 and str(report.jobs[0].error).startswith("broken: ")
+    assert {c.key: c.size for c in report.jobs[0].computations} == {"picked": 1, "b": 1, "c": 1, "a": 2, "t": 2}
+    assert not tables(shop)
