@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,11 +105,7 @@ def forget(
             now = utcnow()
             with writing(connection):
                 workflow_ids = outbox.register_workflows(connection, config.workflows, now)
-                sync = connection.execute(
-                    sa.insert(syncs)
-                    .values(token=secrets.token_hex(8), job=JOB, as_of=now, started_at=now, status="running")
-                    .returning(syncs.c.id, syncs.c.token)
-                ).one()
+                sync = _begin(connection, now)
             found: list[Forgotten] = []
             for at in range(0, len(ids), AT_ONCE):
                 chunk = ids[at : at + AT_ONCE]
@@ -125,12 +122,21 @@ def forget(
                     for user, status in zip(found, _statuses(connection, workflow_id, found), strict=True):
                         user.calls[name] = f"{prefix}-{user.seq}", status
             with writing(connection):
-                status = "succeeded" if report.is_done else "undelivered"
-                ended = {"finished_at": utcnow(), "status": status}
-                connection.execute(sa.update(syncs).where(syncs.c.id == sync.id).values(ended))
+                _end(connection, sync, "succeeded" if report.is_done else "undelivered")
             return report
     finally:
         databases.dispose()
+
+
+def _begin(connection: Connection, now: datetime) -> Any:
+    """A sync's row for history; its token names what is written in a warehouse."""
+    row = {"token": secrets.token_hex(8), "job": JOB, "as_of": now, "started_at": now, "status": "running"}
+    return connection.execute(sa.insert(syncs).values(row).returning(syncs.c.id, syncs.c.token)).one()
+
+
+def _end(connection: Connection, sync: Any, status: str) -> None:
+    ended = {"finished_at": utcnow(), "status": status}
+    connection.execute(sa.update(syncs).where(syncs.c.id == sync.id).values(ended))
 
 
 def _forget(
@@ -245,14 +251,11 @@ def unforget(config: Config, user_ids: Sequence[str]) -> list[str]:
 
 
 def _cleanse_first(connection: Connection, config: Config, databases: Databases) -> None:
-    now, token = utcnow(), secrets.token_hex(8)
-    row = {"token": token, "job": JOB, "as_of": now, "started_at": now, "status": "running"}
     with writing(connection):
-        connection.execute(sa.insert(syncs).values(row))
-    still_in = _cleanse(connection, config, databases, token)
+        sync = _begin(connection, utcnow())
+    still_in = _cleanse(connection, config, databases, sync.token)
     with writing(connection):
-        ended = {"finished_at": utcnow(), "status": "failed" if still_in else "succeeded"}
-        connection.execute(sa.update(syncs).where(syncs.c.token == token).values(ended))
+        _end(connection, sync, "failed" if still_in else "succeeded")
     if still_in:
         key, why = next(iter(still_in.items()))
         raise DatabaseError(

@@ -72,7 +72,7 @@ def begin(
 def left(connection: Connection, backfill_id: int, members: Callable[[str, str | None], int]) -> int:
     """How many users it has still to write, as things are now. `members` counts those of a snapshot that is kept by the
     source, after a user."""
-    row = connection.execute(sa.select(backfills).where(backfills.c.id == backfill_id)).one()
+    row = place(connection, backfill_id)
     count = 0
     for exited, whom in ((False, synced), (True, former)):
         if (exited and not row.include_exited) or (row.at_exited and not exited):

@@ -113,11 +113,9 @@ def _fetched(source: Connection, rows: Any) -> Generator[Rows, None, None]:
     """The driver's own rows: all columns are text, and a Row for each would cost more than the rest of its way."""
     cursor: Any
     if source.dialect.name == "postgresql":
-        source.execute(sa.select(1))  # opens the transaction, if nothing did before
-        compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
-        with _driver(source).cursor(name="audience_sync") as cursor:
-            cursor.itersize = CHUNK_ROWS
-            cursor.execute(compiled.string, compiled.params)
+        driver, text, parameters = _for_psycopg(source, rows)
+        with driver.cursor(name="audience_sync") as cursor:
+            cursor.execute(text, parameters)
             while chunk := cursor.fetchmany(CHUNK_ROWS):
                 yield chunk
     elif source.dialect.name in STREAMING:
@@ -137,10 +135,8 @@ def _copied_out(source: Connection, rows: Any) -> Generator[bytes, None, None]:
     """The rows' text by the block, taken from libpq itself: the driver's own loop costs several times as much a row."""
     import psycopg
 
-    source.execute(sa.select(1))  # opens the transaction, if nothing did before
-    compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
-    driver = _driver(source)
-    statement = psycopg.ClientCursor(driver).mogrify(f"COPY ({compiled}) TO STDOUT", compiled.params)
+    driver, text, parameters = _for_psycopg(source, rows)
+    statement = psycopg.ClientCursor(driver).mogrify(f"COPY ({text}) TO STDOUT", parameters)
     libpq = driver.pgconn
     result = libpq.exec_(statement.encode())
     if result.status != psycopg.pq.ExecStatus.COPY_OUT:
@@ -173,6 +169,13 @@ def _copy_in(state: Connection, into: sa.Table, columns: Sequence[str], texts: I
     ):
         for text in texts:
             copy.write(text)
+
+
+def _for_psycopg(source: Connection, rows: Any) -> tuple[Any, str, Any]:
+    """The driver's connection, with its transaction open, and the statement with its parameters as it takes them."""
+    source.execute(sa.select(1))  # opens the transaction, if nothing did before
+    compiled = rows.compile(dialect=source.dialect, compile_kwargs={"render_postcompile": True})
+    return _driver(source), compiled.string, compiled.params
 
 
 def _driver(connection: Connection) -> Any:

@@ -48,7 +48,7 @@ def suppressed_among(connection: Connection, user_ids: Iterable[str]) -> set[str
     known = salt(connection)
     hashes = {hash_of(user_id, known): user_id for user_id in user_ids}
     found: set[str] = set()
-    for chunk in _chunks(list(hashes)):
+    for chunk in chunks(list(hashes)):
         query = sa.select(suppressed.c.hash).where(suppressed.c.hash.in_(chunk))
         found |= {hashes[row.hash] for row in connection.execute(query)}
     return found
@@ -63,11 +63,12 @@ def suppress(connection: Connection, user_ids: Sequence[str], now: datetime) -> 
 
 def unsuppress(connection: Connection, user_ids: Sequence[str]) -> None:
     known = salt(connection)
-    for chunk in _chunks([hash_of(user_id, known) for user_id in user_ids]):
+    for chunk in chunks([hash_of(user_id, known) for user_id in user_ids]):
         connection.execute(sa.delete(suppressed).where(suppressed.c.hash.in_(chunk)))
     # No event brings them back into their audiences: the next sync must compare everyone.
     connection.execute(sa.update(computations).values(basis=None))
 
 
-def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    """So many hashes as one statement may name."""
     return (values[at : at + _CHUNK] for at in range(0, len(values), _CHUNK))

@@ -164,14 +164,12 @@ class _Sync:
             ).scalar_one()
         errors = []
         found: list[_Found] = []
+        if self.warehouse is None and self.away:
+            bring_home(self.connection, self.databases, self.token, self.away)
         with self.connection.begin():
             if self.warehouse is not None:
                 self.keeping = keeping(self.connection, self.warehouse, self.token)
             rows = known(self.connection, compiled)
-        if self.warehouse is None and self.away:
-            bring_home(self.connection, self.databases, self.token, self.away)
-            with self.connection.begin():
-                rows = known(self.connection, compiled)
         one_instant = self.warehouse is not None and self.warehouse.can.one_instant
         with Instant(
             self.connection,

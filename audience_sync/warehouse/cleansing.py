@@ -32,17 +32,21 @@ def cleanse(state: Connection, warehouse: Warehouse, token: str, job: str) -> No
     for row in rows:
         with state.begin():
             keep = keeping(state, warehouse, token, label=f"again{row.id}")
-        with told("source", warehouse.url), warehouse.engine.begin() as source:
-            if row.snapshot is None or not is_there(source, warehouse.snapshot(row.snapshot)):
-                _note(state, row, {}, keep)  # nobody is in it
-                continue
-            before = warehouse.snapshot(row.snapshot)
-            null = sa.cast(sa.null(), sa.Text).label("other")
-            place = keep.keep(source, sa.select(before.c.user_id, before.c.value, null), row.id)
-            left = size(source, warehouse.snapshot(place))
-        _note(state, row, {"snapshot": place, "size": left}, keep)
+        moved = {} if row.snapshot is None else _written_again(warehouse, row, keep)
+        _note(state, row, moved, keep)
     if rows:
         sweep(state, warehouse, token, [row.snapshot for row in rows if row.snapshot is not None])
+
+
+def _written_again(warehouse: Warehouse, row: Any, keep: Keeping) -> dict[str, Any]:
+    """What changes of the computation's row; nothing where the snapshot is gone, and nobody in it."""
+    before = warehouse.snapshot(row.snapshot)
+    with told("source", warehouse.url), warehouse.engine.begin() as source:
+        if not is_there(source, before):
+            return {}
+        null = sa.cast(sa.null(), sa.Text).label("other")
+        place = keep.keep(source, sa.select(before.c.user_id, before.c.value, null), row.id)
+        return {"snapshot": place, "size": size(source, warehouse.snapshot(place))}
 
 
 def _note(state: Connection, row: Any, moved: dict[str, Any], keep: Keeping) -> None:

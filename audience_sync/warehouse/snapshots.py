@@ -16,10 +16,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
 from audience_sync.errors import DatabaseError
+from audience_sync.state.suppression import chunks
 from audience_sync.state.tables import PREFIX
 from audience_sync.warehouse.engines import Capabilities
-
-HASHES_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,8 @@ def bare(place: str) -> str:
 
 def write_forgotten(connection: Connection, table: sa.Table, hashes: Sequence[str]) -> None:
     table.create(connection)
-    for at in range(0, len(hashes), HASHES_AT_ONCE):
-        chunk = [{"hash": hash_} for hash_ in hashes[at : at + HASHES_AT_ONCE]]
-        connection.execute(sa.insert(table).values(chunk))
+    for chunk in chunks(hashes):
+        connection.execute(sa.insert(table).values([{"hash": hash_} for hash_ in chunk]))
 
 
 def write(
