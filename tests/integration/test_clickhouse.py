@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support import clickhouse, worlds
+from support import clickhouse, few_orders, worlds
 from support.own_sql import told_of
 from support.project import Project
 from support.worlds import Tables, World, config_of
@@ -74,32 +74,10 @@ def test_values_of_a_users_own_sql(tmp_path: Path) -> None:
 @pytest.mark.parametrize("synced", ["state", "warehouse"])
 def test_syncs_end_to_end(synced: str, project: Project, tmp_path: Path) -> None:
     url = clickhouse.url(tmp_path)
-    orders = sa.Table("orders", sa.MetaData(), sa.Column("customer", sa.Text), sa.Column("on", sa.Date))
-    bought = [("ann", date(2026, 1, 20)), ("bob", date(2026, 1, 2)), ("", date(2026, 1, 20)), (None, date(2026, 1, 20))]
     with open_source(url).connect() as connection:
-        clickhouse.store(connection, orders, [{"customer": who, "on": on} for who, on in bought])
-    project.write(
-        f"""\
-version: 1
-source: {{url: "{url}", synced: {synced}}}
-events: {{Order Completed: {{table: orders, user_id: customer, at: "on"}}}}
-workflows: {{crm: {{url: {project.url}/crm, shared_secret: s3cret}}}}
-jobs:
-  - name: J
-    audiences:
-      - {{name: Lately, who: {{did: Order Completed, within: 7 days}}}}
-      - {{name: By SQL, sql: "select customer as user_id from orders where on < '2026-01-10'"}}
-      - {{name: By table, table: {{name: orders, user_id: customer}}}}
-    traits:
-      - {{name: Orders, sql: "select customer as user_id, count(*) as value from orders group by customer"}}
-"""
-    )
-    ran = project.quick("run", "--json", "--as-of", "2026-01-22")
-    assert ran.code == 0, ran.err
-    computed = {one["key"]: (one["size"], one["skipped_ids"]) for one in ran.json["jobs"][0]["computations"]}
-    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2), "orders": (2, 2)}
+        clickhouse.store(connection, few_orders.orders, few_orders.ROWS)
+    few_orders.first_sync(project, f'{{url: "{url}", synced: {synced}}}')
     assert project.quick("forget", "bob").code == 0
-    again = project.quick("run", "--json", "--as-of", "2026-01-28", "--allow-large-change")
-    assert again.code == 0, again.err
+    again = few_orders.a_week_later(project)
     told = [(one["entered"], one["exited"], one["size"]) for one in again.json["jobs"][0]["computations"]]
     assert told == [(0, 1, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1)]

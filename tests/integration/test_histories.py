@@ -160,12 +160,15 @@ def expected(today: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return found | {(u, "t"): v for u, v in today["values"].items()}
 
 
-def check_on_sqlite(examples: int) -> None:
+def check_with_files(source: str, examples: int, *, keeps_snapshots: bool = False) -> None:
+    """`source` is the kind of file that it is."""
+
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(steps=st.lists(step, min_size=1, max_size=5))
     def check(steps: list[dict[str, Any]]) -> None:
         folder = Path(tempfile.mkdtemp())
-        world = World(folder, f"sqlite:///{folder}/shop.db", f"sqlite:///{folder}/state.db")
+        state = f"sqlite:///{folder}/state.db"
+        world = World(folder, f"{source}:///{folder}/shop.db", state, keeps_snapshots=keeps_snapshots)
         try:
             with Serving(world.receiver) as url:
                 world.play(url, steps)
@@ -176,36 +179,21 @@ def check_on_sqlite(examples: int) -> None:
 
 
 def test_a_few_histories_end_in_the_latest_snapshot_on_sqlite() -> None:
-    check_on_sqlite(examples=3)
+    check_with_files("sqlite", examples=3)
 
 
 @pytest.mark.slow
 def test_every_history_ends_in_the_latest_snapshot_on_sqlite() -> None:
-    check_on_sqlite(examples=int(os.environ.get("HISTORIES", "25")))
-
-
-def check_in_warehouse(examples: int) -> None:
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(steps=st.lists(step, min_size=1, max_size=5))
-    def check(steps: list[dict[str, Any]]) -> None:
-        folder = Path(tempfile.mkdtemp())
-        world = World(folder, f"duckdb:///{folder}/shop.duckdb", f"sqlite:///{folder}/state.db", keeps_snapshots=True)
-        try:
-            with Serving(world.receiver) as url:
-                world.play(url, steps)
-        finally:
-            shutil.rmtree(folder)
-
-    check()
+    check_with_files("sqlite", examples=int(os.environ.get("HISTORIES", "25")))
 
 
 def test_a_few_histories_end_in_the_latest_snapshot_in_a_warehouse() -> None:
-    check_in_warehouse(examples=2)
+    check_with_files("duckdb", examples=2, keeps_snapshots=True)
 
 
 @pytest.mark.slow
 def test_every_history_ends_in_the_latest_snapshot_in_a_warehouse() -> None:
-    check_in_warehouse(examples=8)
+    check_with_files("duckdb", examples=8, keeps_snapshots=True)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from support import shop
+from support import few_orders, shop
 from support.cdnow import check_figures, in_process
 from support.own_sql import told_of
 from support.project import Project
@@ -99,33 +99,11 @@ def test_what_is_wrong_is_said_in_one_line(engine: sa.Engine, spark: str) -> Non
 
 
 def test_syncs_end_to_end(engine: sa.Engine, spark: str, project: Project, tmp_path: Path) -> None:
-    orders = sa.Table("orders", sa.MetaData(), sa.Column("customer", sa.Text), sa.Column("on", sa.Date))
-    orders.create(engine)
-    bought = [("ann", date(2026, 1, 20)), ("bob", date(2026, 1, 2)), ("", date(2026, 1, 20)), (None, date(2026, 1, 20))]
+    few_orders.orders.create(engine)
     with engine.begin() as connection:
-        connection.execute(sa.insert(orders).values([{"customer": who, "on": on} for who, on in bought]))
-    project.write(
-        f"""\
-version: 1
-source: {spark}
-events: {{Order Completed: {{table: orders, user_id: customer, at: "on"}}}}
-workflows: {{crm: {{url: {project.url}/crm, shared_secret: s3cret}}}}
-jobs:
-  - name: J
-    audiences:
-      - {{name: Lately, who: {{did: Order Completed, within: 7 days}}}}
-      - {{name: By SQL, sql: "select customer as user_id from orders where `on` < '2026-01-10'"}}
-      - {{name: By table, table: {{name: orders, user_id: customer}}}}
-    traits:
-      - {{name: Orders, sql: "select customer as user_id, count(*) as value from orders group by customer"}}
-"""
-    )
-    ran = project.quick("run", "--json", "--as-of", "2026-01-22")
-    assert ran.code == 0, ran.err
-    computed = {one["key"]: (one["size"], one["skipped_ids"]) for one in ran.json["jobs"][0]["computations"]}
-    assert computed == {"lately": (1, 2), "by_sql": (1, 0), "by_table": (2, 2), "orders": (2, 2)}
-    again = project.quick("run", "--json", "--as-of", "2026-01-28", "--allow-large-change")
-    assert again.code == 0, again.err
+        connection.execute(sa.insert(few_orders.orders).values(few_orders.ROWS))
+    few_orders.first_sync(project, spark, on="`on`")
+    again = few_orders.a_week_later(project)
     lately = again.json["jobs"][0]["computations"][0]
     assert (lately["entered"], lately["exited"], lately["size"]) == (0, 1, 0)
 
