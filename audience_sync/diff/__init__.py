@@ -21,6 +21,7 @@ from audience_sync.diff.changes import (
     leave_out_forgotten,
     must_hold,
     sample,
+    weigh,
 )
 from audience_sync.diff.everyone import compare, joined
 from audience_sync.snapshot import snapshot
@@ -47,4 +48,5 @@ __all__ = [
     "missed_rows",
     "must_hold",
     "sample",
+    "weigh",
 ]

@@ -15,7 +15,7 @@ candidates = sa.Table(
     sa.MetaData(),
     sa.Column("user_id", UserId, nullable=False),
     sa.Column("number", sa.BigInteger),  # the same id, where the source's columns hold whole numbers
-    sa.PrimaryKeyConstraint("user_id").ddl_if(dialect="sqlite"),
+    sa.PrimaryKeyConstraint("user_id"),  # on PostgreSQL, too: known to be there once, they are looked up in their order
     prefixes=["TEMPORARY"],
     sqlite_with_rowid=False,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.snapshot import analyze
 from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import PREFIX, UserId
 
@@ -96,6 +97,11 @@ def count(state: Connection, nr: int, before: int) -> Difference:
     counts: dict[str, int] = dict(state.execute(per_kind).all())
     entered, exited, changed = (counts.get(kind, 0) for kind in (ENTERED, EXITED, CHANGED))
     return Difference(nr, entered, exited, changed, before, left_out=left_out)
+
+
+def weigh(state: Connection) -> None:
+    """Tell the planner how much was found of all computations, before it is recorded."""
+    analyze(state, changes)
 
 
 def leave_out_forgotten(state: Connection, nr: int) -> int:

@@ -41,7 +41,7 @@ def record(
     """Write what `diff.compare` found, in the caller's transaction.
 
     Where the source keeps the snapshots, `synced` holds nobody: `kept_members` is then a table of this connection's
-    with everyone as of this sync, filled if `somebody_hears_first`.
+    with everyone as of this sync, filled on a first sync and if `somebody_hears_first`.
 
     Returns the outbox's last sequence number and, for a first sync, how many members it wrote.
 
@@ -71,8 +71,7 @@ def record(
         connection.execute(sa.delete(synced).where(synced.c.computation_id == computation_id))
     if initial:
         if kept_members is not None:
-            everyone = found
-            written = connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+            written = connection.execute(sa.select(sa.func.count()).select_from(everyone)).scalar_one()
         elif difference.direct is None:
             written = _insert_synced(connection, computation_id, found)
         else:
@@ -94,13 +93,13 @@ def record(
             _insert(connection, sync_id, computation_id, found, told, before)
         if kept_members is None:
             of_computation = synced.c.computation_id == computation_id
-            gone_or_changed = synced.c.user_id.in_(sa.select(found.c.user_id).where(~entered))
+            gone_or_changed = synced.c.user_id.in_(_in_order(found.c.user_id, ~entered))
             connection.execute(sa.delete(synced).where(of_computation, gone_or_changed))
             _insert_synced(connection, computation_id, sa.select(found).where(~exited).subquery())
         connection.execute(
             sa.delete(former).where(
                 former.c.computation_id == computation_id,
-                former.c.user_id.in_(sa.select(found.c.user_id).where(entered)),
+                former.c.user_id.in_(_in_order(found.c.user_id, entered)),
             )
         )
         _note_former(connection, sync_id, computation_id, sa.select(found.c.user_id).where(exited))
@@ -125,6 +124,11 @@ def record(
             told = sa.literal("false" if audience else "null")
             _send_all(connection, sync_id, computation_id, workflow, left, told)
     return head(connection), written
+
+
+def _in_order(user_id: sa.ColumnElement[str], condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Users to be looked up. PostgreSQL would hash them, to have each once, and go up and down the index."""
+    return sa.select(user_id).where(condition).distinct().order_by(user_id)
 
 
 def somebody_hears_first(connection: Connection, computation_id: int, workflow_ids: Sequence[int]) -> bool:

@@ -26,7 +26,7 @@ from audience_sync.database import told, writing_temporary
 from audience_sync.errors import AudienceSyncError, DatabaseError
 from audience_sync.snapshot.databases import Databases
 from audience_sync.snapshot.shared import fill, made_beside
-from audience_sync.snapshot.stage import analyze, empty
+from audience_sync.snapshot.stage import empty
 
 
 class Instant:
@@ -59,9 +59,12 @@ class Instant:
         if self.state.in_transaction():
             self.state.commit()
         with writing_temporary(self.state):
+            there = sa.inspect(self.state)
             for table in self.temporary:
-                table.create(self.state, checkfirst=True)
-                empty(self.state, table)
+                if there.has_table(table.name):
+                    empty(self.state, table)
+                else:
+                    table.create(self.state, checkfirst=False)
         if self.databases.together:
             self.state.begin()
             if self.state.dialect.name == "postgresql":
@@ -76,8 +79,6 @@ class Instant:
                     self._source.commit()
         if self.state.in_transaction():
             if kind is None:
-                for table in self.temporary:
-                    analyze(self.state, table)
                 self.state.commit()
             else:
                 self.state.rollback()

@@ -70,7 +70,7 @@ def compile_jobs(
     problems = []
     with told("source", config.source.url):
         catalog = Catalog(databases.source)
-        with databases.source.connect() as connection:
+        with databases.source.connect() as connection, catalog.through(connection):
             if databases.schema is not None:
                 _require_schema(config, connection, databases.schema)
             for job in jobs:

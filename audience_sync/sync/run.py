@@ -205,6 +205,7 @@ class _Sync:
                     continue
                 compared.report.held = compared.report.held and not allow_large_change
                 found.append(_Found(computation, row, *compared))
+            diff.weigh(self.connection)
         for one in found:
             try:
                 with told("state", self.config.state):
@@ -231,8 +232,8 @@ class _Sync:
         workflow_ids = [self.workflow_ids[name] for name in self.config.job_workflows(self.job)]
         kept_members = None
         if self.warehouse is not None and not report.held:
-            is_new = not report.initial and self._somebody_hears_first(found.row.id, workflow_ids)
-            kept_members = stage_members(self.connection, self.warehouse, found.kept if is_new else None)
+            is_sent = report.initial or self._somebody_hears_first(found.row.id, workflow_ids)
+            kept_members = stage_members(self.connection, self.warehouse, found.kept if is_sent else None)
         with writing(self.connection) as connection:
             values: dict[str, Any] = {
                 "name": computation.name,

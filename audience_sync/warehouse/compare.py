@@ -61,7 +61,8 @@ def compare(
 ) -> tuple[Difference, str | None]:
     """Fill `changes` as `diff.compare` would; returns also the place of the snapshot that was kept.
 
-    `row` is the computation's in state, None for one that is new. Without `keeping`, nothing is written: a plan.
+    `row` is the computation's in state, None for one that is new. Of a first sync nothing is found here: all of
+    the snapshot that was kept are new. Without `keeping`, nothing is written: a plan.
     """
     of_traits = computation.klass != "audience"
     with told("source", warehouse.url):
@@ -74,6 +75,10 @@ def compare(
         read = replace(computation, rows=rows, ids=ids)
         return diff.compare(state, source, read, row.id, nr, warehouse.url), kept
     if row is None or row.snapshot is None:
+        if kept is not None:
+            with told("source", warehouse.url):
+                refuse_two_values(source, warehouse.snapshot(kept), sa.true())
+            return Difference(nr, 0, 0, 0, 0), kept
         before = 0
         value, other = (now.c.value, now.c.other) if of_traits else (diff.NULL, diff.NULL)
         query = found(nr, now.c.user_id, ENTERED, value, other=other)

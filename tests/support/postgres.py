@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ def _postgres_binaries() -> Path | None:
 class Server:
     """A server on a free port in a temporary folder, as root too. It can be stopped and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        self._settings = settings or {}
         installed = _postgres_binaries()
         if installed is None:
             pytest.skip("no PostgreSQL: neither the package that `make test` installs nor the system's pg_ctl is here")
@@ -93,6 +94,7 @@ class Server:
             "fsync": "off",
             "max_connections": "200",
             "timezone": "America/New_York",  # nothing may depend on the server's zone
+            **self._settings,
         }
         arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [self._binaries / "postgres", "-D", self._data, *arguments]
@@ -126,8 +128,8 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def serve() -> Iterator[str]:
+def serve(settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """Yields a server's URL, and ends the server afterwards."""
-    with closing(Server()) as server:
+    with closing(Server(settings)) as server:
         server.start()
         yield server.url
