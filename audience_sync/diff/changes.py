@@ -93,9 +93,11 @@ def add(state: Connection, found: sa.Select[Any]) -> int:
 def count(state: Connection, nr: int, before: int) -> Difference:
     """What `changes` holds of a computation, those left out who are forgotten. `before`: how many synced holds."""
     left_out = leave_out_forgotten(state, nr) if somebody_is_forgotten(state) else 0
-    per_kind = sa.select(changes.c.kind, sa.func.count()).where(changes.c.nr == nr).group_by(changes.c.kind)
-    counts: dict[str, int] = dict(state.execute(per_kind).all())
-    entered, exited, changed = (counts.get(kind, 0) for kind in (ENTERED, EXITED, CHANGED))
+    # Not by GROUP BY, for which SQLite sorts them.
+    of_kind = [sa.func.sum(sa.case((changes.c.kind == kind, 1), else_=0)) for kind in (ENTERED, EXITED, CHANGED)]
+    entered, exited, changed = (
+        int(number or 0) for number in state.execute(sa.select(*of_kind).where(changes.c.nr == nr)).one()
+    )
     return Difference(nr, entered, exited, changed, before, left_out=left_out)
 
 

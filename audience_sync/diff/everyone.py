@@ -21,12 +21,13 @@ def compare(
     source: Connection | None,
     computation: Computation,
     computation_id: int | None,
+    before: int,
     nr: int,
     source_url: str,
     *,
     may_be_direct: bool = False,
 ) -> Difference:
-    """Fill `changes` from the snapshot and what was last synced of a computation.
+    """Fill `changes` from the snapshot and what was last synced of a computation. `before`: how many synced holds.
 
     `computation_id` None stands for one that was never synced: everyone entered. `source` None: its tables are read
     through the state's connection.
@@ -35,7 +36,6 @@ def compare(
     if may_be_direct and computation.ids is not None and not somebody_is_forgotten(state):
         return Difference(nr, 0, 0, 0, 0, direct=computation.ids)
     now = _snapshot(state, source, computation, source_url)
-    before = 0
     if computation_id is None:
         add(state, found(nr, now.rows.c.user_id, ENTERED, now.value).order_by(now.rows.c.user_id))
     else:
@@ -45,8 +45,8 @@ def compare(
         else:
             prefer_merging(state, sa.select(now.rows))
             add(state, joined(nr, now.rows, was.subquery("was"), of_traits=now.of_traits))
-        before = state.execute(sa.select(sa.func.count()).select_from(was.subquery())).scalar_one()
-    refuse_two_values(state, changes, changes.c.nr == nr)
+    if now.of_traits:
+        refuse_two_values(state, changes, changes.c.nr == nr)
     return count(state, nr, before)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.diff import ENTERED, EXITED, Difference, changes, leave_out_forgotten
+from audience_sync.diff import ENTERED, EXITED, Difference, changes, count, leave_out_forgotten
 from audience_sync.outbox.lanes import lane_of
 from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
@@ -37,13 +38,13 @@ def record(
     workflow_ids: Sequence[int],
     difference: Difference,
     kept_members: sa.Table | None = None,
-) -> tuple[int, int]:
+) -> tuple[int, Difference]:
     """Write what `diff.compare` found, in the caller's transaction.
 
     Where the source keeps the snapshots, `synced` holds nobody: `kept_members` is then a table of this connection's
     with everyone as of this sync, filled on a first sync and if `somebody_hears_first`.
 
-    Returns the outbox's last sequence number and, for a first sync, how many members it wrote.
+    Returns the outbox's last sequence number, and what was written: users forgotten since the diff are not in it.
 
     A workflow that hears of the computation for the first time is sent all of `synced` as it is after this sync,
     in rows of its own, and takes part in the shared rows only from then on. One that heard of it before, and for a
@@ -51,7 +52,9 @@ def record(
     """
     take_turn(connection)
     forgetting = somebody_is_forgotten(connection)
-    if forgetting:  # also those who were forgotten since the diff
+    if forgetting and not initial:  # also those who were forgotten since the diff
+        difference = count(connection, difference.nr, difference.before)
+    elif forgetting:
         leave_out_forgotten(connection, difference.nr)
     audience = klass == "audience"
     of_this = routes.c.computation_id == computation_id
@@ -123,7 +126,7 @@ def record(
             left = sa.select(former.c.user_id).where(former.c.computation_id == computation_id).subquery()
             told = sa.literal("false" if audience else "null")
             _send_all(connection, sync_id, computation_id, workflow, left, told)
-    return head(connection), written
+    return head(connection), replace(difference, entered=written) if initial else difference
 
 
 def _in_order(user_id: sa.ColumnElement[str], condition: sa.ColumnElement[bool]) -> sa.Select[Any]:

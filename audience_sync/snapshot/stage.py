@@ -46,7 +46,8 @@ def stage(state: Connection, source: Connection | None, computation: Computation
     else:
         rows = computation.rows.order_by("user_id") if state.dialect.name == "sqlite" else computation.rows
         state.execute(sa.insert(snapshot).from_select(["user_id", "value", "other"], rows))
-    refuse_two_values(state, snapshot, sa.true())
+    if computation.klass != "audience":
+        refuse_two_values(state, snapshot, sa.true())
     analyze(state, snapshot)
 
 

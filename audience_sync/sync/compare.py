@@ -97,9 +97,11 @@ def compare(
         elif isinstance(follower, Follower) and basis is not None and follows:
             difference = diff.compare_candidates(connection, source, follower, basis, row.id, row.size, nr, url)
         else:
-            row_id = None if initial else row.id
+            row_id, before = (None, 0) if initial else (row.id, row.size)
             may_be_direct = may_be_direct and not isinstance(follower, ChangedRows)  # which asks how many there are
-            difference = diff.compare(connection, source, computation, row_id, nr, url, may_be_direct=may_be_direct)
+            difference = diff.compare(
+                connection, source, computation, row_id, before, nr, url, may_be_direct=may_be_direct
+            )
             if basis is not None and difference.total:
                 if isinstance(follower, ChangedRows):
                     now = read["count"] if basis.unique else difference.users

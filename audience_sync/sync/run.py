@@ -250,7 +250,7 @@ class _Sync:
                 computation_id = found.row.id
             last_seq = 0
             if not report.held:
-                last_seq, members = outbox.record(
+                last_seq, written = outbox.record(
                     connection,
                     sync_id=self.id,
                     computation_id=computation_id,
@@ -260,16 +260,22 @@ class _Sync:
                     difference=difference,
                     kept_members=kept_members,
                 )
+                report.entered, report.exited, report.changed = written.entered, written.exited, written.changed
+                size: Any = computations.c.size + written.entered - written.exited  # a forget may have made it less
+                if report.initial or self.warehouse is not None:
+                    size = written.size
                 if report.initial:
-                    report.size = report.entered = members
                     values["first_sync_id"] = self.id
                 values |= {"definition": computation.definition, "rule": computation.rule}
-                values |= {"last_as_of": self.as_of, "size": report.size}
+                values |= {"last_as_of": self.as_of, "size": size}
                 values["basis"] = found.basis
                 values["snapshot"] = found.kept
                 if self.keeping is not None:
                     values["holds_forgotten"] = self.keeping.holds_forgotten(connection)
-            connection.execute(sa.update(computations).where(computations.c.id == computation_id).values(values))
+            row = sa.update(computations).where(computations.c.id == computation_id).values(values)
+            size = connection.execute(row.returning(computations.c.size)).scalar_one()
+            if not report.held:
+                report.size = size
             report.seconds += time.monotonic() - started
             self._note_result(computation_id, report, last_seq)
 

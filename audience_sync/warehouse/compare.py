@@ -73,7 +73,7 @@ def compare(
         rows = sa.select(now.c.user_id, now.c.value, now.c.other)
         ids = None if of_traits else sa.select(now.c.user_id)
         read = replace(computation, rows=rows, ids=ids)
-        return diff.compare(state, source, read, row.id, nr, warehouse.url), kept
+        return diff.compare(state, source, read, row.id, row.size, nr, warehouse.url), kept
     if row is None or row.snapshot is None:
         if kept is not None:
             with told("source", warehouse.url):

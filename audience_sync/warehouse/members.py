@@ -100,7 +100,8 @@ def bring_home(state: Connection, databases: Databases, token: str, rows: Sequen
                     ["computation_id", "user_id", "value"], copied.order_by(members.c.user_id)
                 )
             )
-            home = {"snapshot": None, "holds_forgotten": False}
+            size = connection.execute(sa.select(sa.func.count()).select_from(members)).scalar_one()
+            home = {"snapshot": None, "holds_forgotten": False, "size": size}
             connection.execute(sa.update(computations).where(computations.c.id == row.id).values(home))
     engine = open_source(warehouse.url, keeps_snapshots=True)
     try:

@@ -10,10 +10,12 @@ import pytest
 import sqlalchemy as sa
 from support.scores import Shop, shop
 
+from audience_sync import diff
 from audience_sync.backfill import backfill
 from audience_sync.delivery.sender import Patience
 from audience_sync.forget import forget, unforget
 from audience_sync.receiver import Call, Receiver
+from audience_sync.state.tables import computations
 
 __all__ = ["shop"]
 
@@ -87,6 +89,30 @@ def test_a_first_sync_leaves_them_out(shop: Shop, receiver: tuple[Receiver, str]
     assert [(c.size, c.initial) for c in found] == [(1, True), (1, True)]
     assert all("userId" not in call.body or call.body["userId"] == "bob" for call in receiver[0].calls)
     assert traces(shop, "alice") == []
+
+
+def test_who_is_forgotten_between_a_diff_and_its_recording_is_not_counted(
+    shop: Shop, receiver: tuple[Receiver, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who stays in, one who leaves, and one who comes: the next sync starts from the right size."""
+    shop.sync(alice=1, bob=2, carol=3, dave=4)
+    weigh = diff.weigh
+
+    def forget_meanwhile(state: sa.Connection) -> None:
+        weigh(state)
+        forget(shop.config, ["alice", "bob", "erin"])
+
+    monkeypatch.setattr(diff, "weigh", forget_meanwhile)
+    found = shop.sync(alice=1, carol=3, dave=4, erin=5, frank=6).jobs[0].computations
+    monkeypatch.undo()
+    assert [(c.entered, c.exited) for c in found] == [(1, 0), (1, 0)]
+    with sa.create_engine(shop.config.state, poolclass=sa.pool.NullPool).connect() as state:
+        sizes = sa.select(computations.c.size).where(computations.c.first_sync_id.is_not(None))
+        assert list(state.execute(sizes).scalars()) == [3, 3]
+    assert all(traces(shop, user) == [] for user in ("alice", "bob", "erin"))
+    found = shop.sync(carol=3, dave=4).jobs[0].computations
+    assert [(c.size, c.entered, c.exited) for c in found] == [(2, 0, 1), (2, 0, 1)]
+    assert not [call for call in receiver[0].calls if call.body.get("userId") == "erin"]
 
 
 def test_a_workflow_that_is_away_is_told_when_it_is_back(shop: Shop, receiver: tuple[Receiver, str]) -> None:
