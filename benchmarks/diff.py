@@ -425,7 +425,8 @@ class Server:
 
 
 def postgres_by_hand(server: Server) -> tuple[float, float]:
-    first = clock("by hand: first sync, synced and outbox", lambda: server.run(*FIRST))
+    in_order = FIRST[0].replace("ORDER BY user_id", 'ORDER BY user_id COLLATE "C"')
+    first = clock("by hand: first sync, synced and outbox", lambda: server.run(in_order, FIRST[1]))
     server.connection.execute("VACUUM ANALYZE synced")
     server.change()
     server.run('CREATE TEMP TABLE changes (user_id text COLLATE "C", kind text)')
@@ -479,6 +480,8 @@ def postgres(size: int, url: str, with_many: bool) -> None:
         server.fill()
         kept = "CREATE TABLE kept AS SELECT user_id FROM members"
         made = clock("by hand: snapshot in PostgreSQL", lambda: server.run(kept, "DROP TABLE kept"))
+        other.drop()
+        other = Server(url, 200)
         ours(
             "PostgreSQL keeps the snapshots, state in PostgreSQL",
             Path(folder),

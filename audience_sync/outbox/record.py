@@ -185,21 +185,18 @@ def record_removal(
 def _insert_directly(connection: Connection, computation_id: int, ids: sa.Select[Any]) -> int:
     """As `_insert_synced`, with nothing around the audience's own SELECT: the order of an index is not lost in it."""
     member = ids.add_columns(sa.literal(computation_id, sa.BigInteger), sa.cast(sa.null(), sa.Text))
-    connection.execute(
-        sa.insert(synced).from_select(["user_id", "computation_id", "value"], member.order_by("user_id"))
-    )
-    of_it = synced.c.computation_id == computation_id
-    return int(connection.execute(sa.select(sa.func.count()).select_from(synced).where(of_it)).scalar_one())
+    return _written(connection, ["user_id", "computation_id", "value"], member.order_by("user_id"))
 
 
 def _insert_synced(connection: Connection, computation_id: int, rows: sa.FromClause) -> int:
-    """Returns how many rows were written."""
     member = sa.select(sa.literal(computation_id, sa.BigInteger), rows.c.user_id, rows.c.value)
-    written = connection.execute(
-        sa.insert(synced).from_select(["computation_id", "user_id", "value"], member.order_by(rows.c.user_id)),
-        execution_options={"preserve_rowcount": True},
-    )
-    return written.rowcount
+    return _written(connection, ["computation_id", "user_id", "value"], member.order_by(rows.c.user_id))
+
+
+def _written(connection: Connection, columns: Sequence[str], members: sa.Select[Any]) -> int:
+    """Returns how many rows were written."""
+    insert = sa.insert(synced).from_select(columns, members)
+    return connection.execute(insert, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _insert(
