@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,6 +79,9 @@ def main() -> None:
                 continue
             if given.frames:
                 for library in ("pandas", "polars"):
+                    if find_spec(library) is None:
+                        print(f"  {library} is not here: pip install {library}")
+                        continue
                     tell(f"{library} merge of both sides", **child(library, size))
             if "sqlite" in databases:
                 sqlite(size, given.many)

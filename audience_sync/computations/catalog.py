@@ -45,6 +45,8 @@ class Catalog:
             try:
                 with self._connect() as connection:  # of its columns alone: the rest costs seven queries more
                     columns = sa.inspect(connection).get_columns(bare, schema or None)
+                if not columns:  # not every dialect raises it itself
+                    raise sa.exc.NoSuchTableError(name)
                 self._tables[name] = sa.Table(
                     bare,
                     sa.MetaData(),
