@@ -85,7 +85,12 @@ def _sqlite_source(url: str) -> Engine:
 
 
 def _postgresql_source(url: str) -> Engine:
-    return _postgresql(url).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return reading(_postgresql(url))
+
+
+def reading(engine: Engine) -> Engine:
+    """The same PostgreSQL, through the same connections, in transactions that cannot write and see one instant."""
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _postgresql_warehouse(url: str) -> Engine:

@@ -56,16 +56,16 @@ def compare_candidates(
     else:
         travel(source, state, members, snapshot, ["user_id"], source_url)
     analyze(state, snapshot)
-    was = sa.and_(synced.c.computation_id == computation_id, synced.c.user_id == snapshot.c.user_id)
-    entered = found(nr, snapshot.c.user_id, ENTERED).where(~sa.exists().where(was).correlate(snapshot))
-    add(state, entered)
+
+    def was_in(of: sa.Table) -> sa.ColumnElement[bool]:
+        """Looked up for each: a join might be planned the other way round, along all of synced."""
+        return (
+            sa.exists().where(synced.c.computation_id == computation_id, synced.c.user_id == of.c.user_id).correlate(of)
+        )
+
     is_in = sa.exists().where(snapshot.c.user_id == candidates.c.user_id).correlate(candidates)
-    add(
-        state,
-        found(nr, candidates.c.user_id, EXITED)
-        .select_from(candidates.join(synced, synced.c.user_id == candidates.c.user_id))
-        .where(synced.c.computation_id == computation_id, ~is_in),
-    )
+    add(state, found(nr, snapshot.c.user_id, ENTERED).where(~was_in(snapshot)))
+    add(state, found(nr, candidates.c.user_id, EXITED).where(~is_in, was_in(candidates)))
     return count(state, nr, before)
 
 

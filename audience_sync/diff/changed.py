@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.computations import Basis, ChangedRows, Computation
-from audience_sync.diff.candidates import candidates
 from audience_sync.diff.changes import CHANGED, ENTERED, EXITED, Difference, add, changes, count, found
 from audience_sync.snapshot import analyze, empty, refuse_two_values, snapshot, travel
 from audience_sync.state.tables import synced
@@ -34,8 +33,9 @@ def compare_changed(
     new = ~sa.exists().where(same).correlate(snapshot)
     add(state, found(nr, snapshot.c.user_id, ENTERED, snapshot.c.value).where(new))
     if computation.klass != "audience":
-        both = found(nr, snapshot.c.user_id, CHANGED, snapshot.c.value, was.c.value)
-        add(state, both.select_from(snapshot.join(was, same)).where(snapshot.c.value != was.c.value))
+        previous = sa.select(was.c.value).where(same).correlate(snapshot).scalar_subquery()
+        both = found(nr, snapshot.c.user_id, CHANGED, snapshot.c.value, previous)
+        add(state, both.where(snapshot.c.value != previous))
     difference = count(state, nr, before)
     if not difference.left_out and now == basis.users + difference.entered:
         return difference
@@ -87,10 +87,10 @@ def _gone(
     """Find who is in synced and not in the SELECT: of both sides the ids alone, and one way only."""
     now = computation.follower.users()
     if source is not None:
-        empty(state, candidates)
-        travel(source, state, now, candidates, ["user_id"], source_url)
-        analyze(state, candidates)
-        now = sa.select(candidates.c.user_id)
+        empty(state, snapshot)
+        travel(source, state, now, snapshot, ["user_id"], source_url)
+        analyze(state, snapshot)
+        now = sa.select(snapshot.c.user_id)
     was = sa.select(synced.c.user_id, synced.c.value).where(synced.c.computation_id == computation_id).subquery("was")
     gone = sa.except_(sa.select(was.c.user_id), now)
     if state.dialect.name == "sqlite":
@@ -98,5 +98,5 @@ def _gone(
     only = gone.subquery("gone")
     if computation.klass == "audience":
         return add(state, found(nr, only.c.user_id, EXITED))
-    left = found(nr, was.c.user_id, EXITED, previous=was.c.value)
-    return add(state, left.select_from(only.join(was, was.c.user_id == only.c.user_id)))
+    previous = sa.select(was.c.value).where(was.c.user_id == only.c.user_id).scalar_subquery()
+    return add(state, found(nr, only.c.user_id, EXITED, previous=previous))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Engine
 
 from audience_sync.config import Source
-from audience_sync.database import is_sqlite, open_source, open_state
+from audience_sync.database import is_sqlite, open_source, open_state, reading
 
 
 @dataclass
@@ -32,8 +32,11 @@ class Databases:
         url, keeps = source.url, source.synced == "warehouse"
         both_sqlite = is_sqlite(url) and is_sqlite(state_url)
         same = url == state_url
-        engine = open_source(url, keeps_snapshots=keeps and writing)
         state = open_state(state_url, attach=url if both_sqlite and not same else None)
+        if same and not keeps and not both_sqlite:
+            engine = reading(state)
+        else:
+            engine = open_source(url, keeps_snapshots=keeps and writing)
         return cls(engine, state, url, state_url, (same or both_sqlite) and not keeps, source.schema_, keeps)
 
     def dispose(self) -> None:
