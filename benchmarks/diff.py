@@ -627,44 +627,66 @@ MINUTES = 30 * 24 * 60
 
 
 def follow(size: int, databases: list[str], url: str) -> None:
-    """As many members as `size`, each with one event in 30 days; each sync comes when 1 in 1,000 has changed."""
-    step = MINUTES * 60 * 5 // 10_000  # seconds in which half of 1 in 1,000 leaves, and half enters
-    rate = size / (MINUTES * 60)
-    count = int(size + rate * step * 12)
+    """As many members as `size`, each with one event in 30 days; each sync comes when half of 1 in 1,000 has left, and
+    as many have come."""
+    step = MINUTES * 60 * 5 // 10_000  # seconds in which that happens
+    few = size * 5 // 10_000
     first = 1_767_225_600  # 2026-01-01
-    at = f"{first} - {MINUTES * 60} + CAST(n * {1 / rate!r} AS bigint)"
+    at = f"{first} - {MINUTES * 60} + CAST(n * {MINUTES * 60 / size!r} AS bigint)"
     indexes = [f"CREATE INDEX events_{column} ON events ({column})" for column in ("user_id", "at", "arrived_at")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "sqlite" in databases:
-            with sqlite3.connect(folder / "shop.db") as shop:
-                shop.execute("CREATE TABLE events (user_id TEXT, at INTEGER, arrived_at INTEGER)")
-                user = "printf('user-%010d', (n * 7919) % 1000000007)"
-                shop.execute(f"INSERT INTO events SELECT u, t, t FROM ({numbers(count, f'{user} AS u, {at} AS t')})")
-                for index in indexes:
-                    shop.execute(index)
+            shop = sqlite3.connect(folder / "shop.db", isolation_level=None)
+            shop.execute("PRAGMA journal_mode = WAL")
+            shop.execute("CREATE TABLE events (user_id TEXT, at INTEGER, arrived_at INTEGER)")
+            user = "printf('user-%010d', (n * 7919) % 1000000007)"
+
+            def happen(begin: int, end: int) -> None:
+                rows = numbers(end, f"{user} AS u, {at} AS t").replace("SELECT 0 UNION", f"SELECT {begin} UNION")
+                shop.execute(f"INSERT INTO events SELECT u, t, t FROM ({rows})")
+
+            happen(0, size)
+            for index in indexes:
+                shop.execute(index)
+            followed("SQLite", folder, "sqlite:///shop.db", "sqlite:///state.db", first, step, size, few, happen)
             shop.close()
-            followed("SQLite", folder, "sqlite:///shop.db", "sqlite:///state.db", first, step)
         if "postgresql" in databases:
             server = Server(url, 200)
-            server.run(
-                'CREATE TABLE events (user_id text COLLATE "C", at timestamptz, arrived_at timestamptz)',
-                "INSERT INTO events SELECT 'user-' || lpad(((n * 7919) % 1000000007)::text, 10, '0'), "
-                f"to_timestamp({at}), to_timestamp({at}) FROM generate_series(0::bigint, {count} - 1) n",
-                *indexes,
-            )
+            server.run('CREATE TABLE events (user_id text COLLATE "C", at timestamptz, arrived_at timestamptz)')
+
+            def happen_there(begin: int, end: int) -> None:
+                server.run(
+                    "INSERT INTO events SELECT 'user-' || lpad(((n * 7919) % 1000000007)::text, 10, '0'), "
+                    f"to_timestamp({at}), to_timestamp({at}) FROM generate_series({begin}::bigint, {end} - 1) n"
+                )
+
+            happen_there(0, size)
+            server.run(*indexes)
             server.connection.execute("VACUUM ANALYZE events")
-            followed("PostgreSQL", folder, server.url, server.url, first, step)
+            followed("PostgreSQL", folder, server.url, server.url, first, step, size, few, happen_there)
             server.drop()
 
 
-def followed(title: str, folder: Path, source: str, state: str, first: int, step: int) -> None:
+def followed(
+    title: str,
+    folder: Path,
+    source: str,
+    state: str,
+    first: int,
+    step: int,
+    size: int,
+    few: int,
+    happen: Callable[[int, int], None],
+) -> None:
     from datetime import UTC, datetime
 
     path = folder / "follow.yaml"
 
     def at(number: int, full_every: str) -> dict[str, Any]:
         path.write_text(FOLLOWED.format(source=source, state=state, full_every=full_every))
+        if number:
+            happen(size + (number - 1) * few, size + number * few)
         return child("sync", path, datetime.fromtimestamp(first + number * step, UTC).isoformat())
 
     path.write_text(FOLLOWED.format(source=source, state=state, full_every="1 day"))

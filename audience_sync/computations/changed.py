@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +22,7 @@ from audience_sync.computations.catalog import Catalog
 from audience_sync.computations.compile import Compiler, without_values
 from audience_sync.computations.definition import fingerprint
 from audience_sync.computations.expressions import lacks_id
-from audience_sync.computations.incremental import COMMITTED_WITHIN, Basis, moment_of
+from audience_sync.computations.incremental import COMMITTED_WITHIN, Ask, Basis, moment_of
 from audience_sync.computations.times import TimeColumn
 from audience_sync.computations.traits import one_each, values_given
 from audience_sync.config.model import Audience, Config, Trait
@@ -49,7 +49,7 @@ class ChangedRows:
     as_of: datetime
     fingerprint: str
 
-    def readings(self, basis: Basis | None, *, full: bool) -> dict[str, Select[Any]]:
+    def read(self, ask: Ask, basis: Basis | None, *, full: bool) -> dict[str, Any]:
         """What `next` is to know: the latest value of the column, and how many rows there are, or users."""
         query = self._query()
         newest: Select[Any] = sa.select(sa.func.max(query.c[self._column])).select_from(query)
@@ -57,12 +57,13 @@ class ChangedRows:
             newest = newest.where(self._time(query, basis).since(basis.arrived[""]))
         by_rows = full or basis is None or basis.unique
         everyone = (self._rows(query) if by_rows else self.users()).subquery("everyone")
-        return {"newest": newest, "count": sa.select(sa.func.count()).select_from(everyone)}
+        return {"newest": ask(newest), "count": ask(sa.select(sa.func.count()).select_from(everyone))}
 
-    def next(self, basis: Basis | None, read: dict[str, Any], now: datetime, *, full: bool, users: int) -> Basis | None:
+    def next(self, basis: Basis | None, read: dict[str, Any], *, full: bool, users: int) -> Basis | None:
         """The basis for the sync after this one; None where no row says when it changed. `users`: how many were found
         by comparing everyone, those who are forgotten included."""
         kind, newest = self._kind_and_moment(read["newest"])
+        now = datetime.now(UTC)
         moments = [*(basis.arrived.values() if basis else ()), *([min(newest, now)] if newest else ())]
         kind = kind or (basis.kind if basis else None)
         if not moments:

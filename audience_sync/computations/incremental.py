@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -42,6 +42,8 @@ _TIMELESS = {
 }
 _TOTALS = ("sum", "avg", "min", "max")
 _DID = {"did", "within", "between", "since", "until", "where", "at_least", "at_most", "exactly", *_TOTALS}
+Ask = Callable[[Select[Any]], Any]
+"""Asks the source for one value, at the sync's instant."""
 _BY_INDEX = ("sqlite", "postgresql", "duckdb")
 
 
@@ -61,6 +63,8 @@ class Basis:
     """How many users a `changed_since` SELECT gave, those who are forgotten included."""
     unique: bool = False
     """Whether it gave each of them once."""
+    recent: dict[str, int] = field(default_factory=dict)
+    """For each table of events, how many rows arrived within `COMMITTED_WITHIN` of the latest."""
 
     def dumps(self) -> str:
         return json.dumps(asdict(self), default=datetime.isoformat)
@@ -102,24 +106,28 @@ class Follower:
         """Whether every table has whole numbers for ids, so that their indexes are searched by number."""
         return all(kind_of(one.found.user_id) == "integer" for one in self.followed)
 
-    def readings(self, basis: Basis | None, *, full: bool) -> dict[str, Select[Any]]:
-        """What `next` is to know: for each table, the latest `arrived_at`."""
-        found = {}
-        for one in self.followed:
-            since = basis.arrived.get(one.table) if basis else None
+    def read(self, ask: Ask, basis: Basis | None, *, full: bool) -> dict[str, Any]:
+        """What `next` is to know of each table: the latest `arrived_at`, and how many rows arrived shortly before it.
+
+        A clock that is ahead must not hide the rows that come behind it.
+        """
+        now = datetime.now(UTC)
+        found: dict[str, Any] = {}
+        for one in {each.table: each for each in self.followed}.values():
+            before = basis.arrived.get(one.table) if basis else None
             query = sa.select(sa.func.max(one.arrived.column)).select_from(one.found.table)
-            found[one.table] = query if since is None else query.where(one.arrived.since(since))
+            latest = moment_of(ask(query if before is None else query.where(one.arrived.since(before))))
+            moments = [*([min(latest, now)] if latest else []), *([before] if before else [])]
+            arrived = max(moments, default=datetime(1970, 1, 2, tzinfo=UTC))
+            found[one.table] = arrived, ask(sa.select(sa.func.count()).where(*_shortly_before(one, arrived)))
         return found
 
-    def next(self, basis: Basis | None, read: dict[str, Any], now: datetime, *, full: bool, users: int) -> Basis:
-        """The basis for the sync after this one. A clock that is ahead must not hide the rows that come behind it."""
-        arrived = {}
-        for table, value in read.items():
-            before = basis.arrived.get(table) if basis else None
-            moments = [min(moment, now) for moment in [moment_of(value)] if moment is not None]
-            arrived[table] = max(moments + ([before] if before else []), default=datetime(1970, 1, 2, tzinfo=UTC))
+    def next(self, basis: Basis | None, read: dict[str, Any], *, full: bool, users: int) -> Basis:
+        """The basis for the sync after this one."""
+        arrived = {table: moment for table, (moment, _) in read.items()}
+        recent = {table: count for table, (_, count) in read.items()}
         full_as_of = self.as_of if full or basis is None else basis.full_as_of
-        return Basis(self.fingerprint, self.as_of, full_as_of, arrived)
+        return Basis(self.fingerprint, self.as_of, full_as_of, arrived, recent=recent)
 
     def candidates(self, basis: Basis) -> Select[Any]:
         """(user_id, number) of everyone whose place may have changed since the basis, once or more often each."""
@@ -155,7 +163,13 @@ class Follower:
         for edge, same_edge in zip(then, now, strict=True):
             if edge is not None and same_edge is not None and edge != same_edge:
                 yield rows.where(at.after(min(edge, same_edge)), at.until(max(edge, same_edge)))
-        yield rows.where(one.arrived.since(basis.arrived[one.table] - COMMITTED_WITHIN), at.until(self.as_of))
+        # Whatever their time: of two ranges, SQLite might search the one that nearly all rows lie in.
+        arrived = basis.arrived[one.table]
+        yield rows.where(one.arrived.after(arrived))
+        shortly_before = _shortly_before(one, arrived)
+        there = sa.select(sa.func.count()).select_from(one.found.table).where(*shortly_before)
+        seen = sa.literal(basis.recent.get(one.table, -1), sa.BigInteger)
+        yield rows.where(*shortly_before, there.correlate(None).scalar_subquery() != seen)
 
     def members(self, candidates: sa.FromClause) -> Ids:
         """Which of the candidates, a table or subquery of (user_id, number), are in the audience at T."""
@@ -259,6 +273,11 @@ def _followed(
     arrived = catalog.column(found.table, source.arrived_at or "", f"events: {name}: arrived_at")
     tests = tested(catalog, found.table, where, datetime.now(UTC), f"{audience}: where", found.properties)
     return _Followed(found, TimeColumn(arrived, catalog.dialect), source.table, window, tuple(tests), bool(audience))
+
+
+def _shortly_before(one: _Followed, arrived: datetime) -> list[ColumnElement[bool]]:
+    """Among these a row may come to be that was not there when one that arrived later was seen."""
+    return [one.arrived.since(arrived - COMMITTED_WITHIN), one.arrived.until(arrived)]
 
 
 def _edges(window: Window, as_of: datetime) -> tuple[datetime | None, datetime]:

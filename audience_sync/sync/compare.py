@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -83,8 +82,9 @@ def compare(
             counts = follower.skipped(basis)
         with told("source", url):
             # Read first: what arrives from here on is looked at again by the next sync.
-            asked = follower.readings(basis, full=not follows) if follower is not None else {}
-            read: dict[str, Any] = {name: reader.execute(query).scalar() for name, query in asked.items()}
+            read: dict[str, Any] = {}
+            if follower is not None:
+                read = follower.read(lambda query: reader.execute(query).scalar(), basis, full=not follows)
             skipped = sum(reader.execute(count).scalar_one() for count in counts)
         missed = 0
         kept = None
@@ -132,7 +132,7 @@ def compare(
     report.seconds = time.monotonic() - started
     following = None
     if follower is not None:
-        following = follower.next(basis, read, datetime.now(UTC), full=not follows, users=difference.users)
+        following = follower.next(basis, read, full=not follows, users=difference.users)
     return Compared(report, difference, following.dumps() if following is not None else None, kept)
 
 

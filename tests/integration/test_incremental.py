@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,38 @@ def test_two_syncs_later_only_those_with_events_that_moved_were_looked_at(shop: 
     assert members(config) == {"a": {"1", "a"}}
 
 
+def test_work_follows_the_change_and_not_the_size(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, f"sqlite:///{tmp_path}/shop.db", lambda name: f"sqlite:///{tmp_path}/{name}.db", seconds=True)
+    shop.add(START, [row("leaves", ago=47), *[row(f"stays {n}", lag=120) for n in range(10_000)]])
+    follows, compares = (shop.config(name, ONE, arrived=name == "follows") for name in ("follows", "compares"))
+    for config in (follows, compares):
+        run(config, [], START)
+    shop.add(START + HOUR, [row("comes")])
+    steps = {}
+    for config in (follows, compares):
+        with counting() as counted:
+            found = run(config, [], START + 2 * HOUR).jobs[0].computations[0]
+        assert (found.followed, found.entered, found.exited) == (config is follows, 1, 1)
+        steps[found.followed] = sum(counted)
+    assert 20 * steps[True] < steps[False]
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Hundreds of steps of SQLite's virtual machine, which do not depend on the machine's load.
+    https://www.sqlite.org/c3ref/progress_handler.html"""
+    counted: list[int] = []
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.set_progress_handler(lambda: counted.append(1), 100)
+
+    sa.event.listen(sa.Engine, "connect", connected)
+    try:
+        yield counted
+    finally:
+        sa.event.remove(sa.Engine, "connect", connected)
+
+
 def test_everyone_is_compared_once_in_full_every(shop: Shop) -> None:
     shop.add(START, [row("1")])
     config = shop.config("s", ONE, arrived=True, full_every="6 hours")
@@ -369,3 +402,17 @@ def test_ids_that_are_numbers_are_looked_up_as_numbers(tmp_path: Path) -> None:
     found = run(config, [], START + 2 * HOUR).jobs[0].computations[0]
     assert (found.followed, found.entered) == (True, 1)
     assert members(config) == {"a": {"7", "8", "10"}}
+
+
+def test_the_last_hour_is_looked_at_again_only_if_a_row_came_late(shop: Shop) -> None:
+    shop.add(START, [row("1", lag=30), row("a")])
+    config = shop.config("s", ONE, arrived=True, full_every="1000 days")
+    run(config, [], START)
+    long_ago = {"at": shop.time(START - 999 * HOUR)}
+    with shop.engine.begin() as connection:  # against what arrived_at promises, so that looking can be told from not
+        connection.execute(sa.update(shop.e).where(shop.e.c.user_id == "1").values(long_ago))
+    run(config, [], START + HOUR)
+    assert members(config) == {"a": {"1", "a"}}
+    shop.add(START, [row("A", lag=40)])
+    run(config, [], START + 2 * HOUR)
+    assert members(config) == {"a": {"A", "a"}}
