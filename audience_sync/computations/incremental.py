@@ -64,7 +64,7 @@ class Basis:
     unique: bool = False
     """Whether it gave each of them once."""
     recent: dict[str, int] = field(default_factory=dict)
-    """For each table of events, how many rows arrived within `COMMITTED_WITHIN` of the latest."""
+    """For each table of events, how many rows arrived within `COMMITTED_WITHIN` before the latest."""
 
     def dumps(self) -> str:
         return json.dumps(asdict(self), default=datetime.isoformat)
@@ -165,7 +165,7 @@ class Follower:
                 yield rows.where(at.after(min(edge, same_edge)), at.until(max(edge, same_edge)))
         # Whatever their time: of two ranges, SQLite might search the one that nearly all rows lie in.
         arrived = basis.arrived[one.table]
-        yield rows.where(one.arrived.after(arrived))
+        yield rows.where(one.arrived.since(arrived))  # others may come that arrived at that very instant
         shortly_before = _shortly_before(one, arrived)
         there = sa.select(sa.func.count()).select_from(one.found.table).where(*shortly_before)
         seen = sa.literal(basis.recent.get(one.table, -1), sa.BigInteger)
@@ -277,7 +277,7 @@ def _followed(
 
 def _shortly_before(one: _Followed, arrived: datetime) -> list[ColumnElement[bool]]:
     """Among these a row may come to be that was not there when one that arrived later was seen."""
-    return [one.arrived.since(arrived - COMMITTED_WITHIN), one.arrived.until(arrived)]
+    return [one.arrived.since(arrived - COMMITTED_WITHIN), one.arrived.before(arrived)]
 
 
 def _edges(window: Window, as_of: datetime) -> tuple[datetime | None, datetime]:

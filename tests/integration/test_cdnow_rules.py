@@ -34,6 +34,7 @@ def expected() -> dict[str, list[Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("cdnow rules")  # what is expected of them takes half a minute, once a process
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "duckdb", "mariadb"])
 def test_every_rule_at_every_instant(
     kind: str, expected: dict[str, list[Any]], tmp_path: Path, request: pytest.FixtureRequest
