@@ -792,20 +792,14 @@ def changed_rows(
 
 # -- many audiences over one table of events ----------------------------------------------------------------------
 
-EVENTS = """\
-version: 1
-source: "{source}"
-state: "{state}"
+EVENTS = JOBS.replace(
+    "workflows:",
+    """\
 events:
   Anything: {{table: tracked, user_id: user_id, at: at}}
   "*": {{table: tracked, user_id: user_id, at: at, name: event}}
-workflows: {{crm: {{url: "http://127.0.0.1:9/"}}}}
-jobs:
-  - name: Bench
-    guard: off
-    audiences:
-{audiences}
-"""
+workflows:""",
+)
 WHO = "      - {{name: {name}, who: {{did: {event}, within: 30 days}}}}"
 
 
@@ -844,7 +838,7 @@ def of_events(title: str, folder: Path, source: str, states: list[str], only: st
     wanted = {"one": one, "many": many}
     path = folder / "events.yaml"
     for name, state in zip([only] if only else list(wanted), states, strict=True):
-        path.write_text(EVENTS.format(source=source, state=state, audiences="\n".join(wanted[name])))
+        path.write_text(EVENTS.format(source=source, state=state, audiences="\n".join(wanted[name]), synced="state"))
         ready(path)
         what = f"{title}: {len(wanted[name])} of events"
         tell(f"{what}, first sync", **child("sync", path))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.diff import ENTERED, EXITED, Difference, changes, count, leave_out_forgotten
+from audience_sync.diff import ENTERED, EXITED, Difference, changes, count
 from audience_sync.outbox.lanes import lane_of
 from audience_sync.state.suppression import is_suppressed, somebody_is_forgotten
 from audience_sync.state.tables import former, leftovers, meta, outbox, routes, synced
@@ -52,10 +52,8 @@ def record(
     """
     take_turn(connection)
     forgetting = somebody_is_forgotten(connection)
-    if forgetting and not initial:  # also those who were forgotten since the diff
-        difference = count(connection, difference.nr, difference.before)
-    elif forgetting:
-        leave_out_forgotten(connection, difference.nr)
+    if forgetting:  # also those who were forgotten since the diff
+        difference = replace(count(connection, difference.nr, difference.before), direct=difference.direct)
     audience = klass == "audience"
     of_this = routes.c.computation_id == computation_id
     ever = _ever_told(connection, computation_id)
